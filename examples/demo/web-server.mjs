@@ -1,0 +1,61 @@
+// Serves the page's files, and the settings that the page asks for.
+
+import { readFile } from 'node:fs/promises'
+import { createServer } from 'node:http'
+import { extname } from 'node:path'
+
+const PAGE = new URL('./page/', import.meta.url)
+const TYPES = {
+  '.html': 'text/html; charset=utf-8',
+  '.css': 'text/css; charset=utf-8',
+  '.js': 'text/javascript; charset=utf-8',
+  '.svg': 'image/svg+xml',
+}
+
+/**
+ * Starts the server. `config()` is what `config.json` says: `{signalingUrl, peer, room}`.
+ * @param {{port: number, host: string, config: () => object}} options
+ * @returns {Promise<{url: string, close(): Promise<void>}>}
+ */
+export async function serveWeb({ port, host, config }) {
+  const server = createServer((request, response) => {
+    answer(request, config).then(({ status, type, body }) => {
+      response.writeHead(status, {
+        'content-type': type,
+        'cache-control': 'no-cache',
+        'x-content-type-options': 'nosniff',
+        'referrer-policy': 'no-referrer',
+      })
+      response.end(request.method === 'HEAD' ? undefined : body)
+    })
+  })
+  await new Promise((resolve, reject) => {
+    server.once('error', reject)
+    server.listen(port, host, resolve)
+  })
+  const at = server.address()
+  const name = at.family === 'IPv6' ? `[${at.address}]` : at.address
+  return {
+    url: `http://${name === '0.0.0.0' || name === '[::]' ? 'localhost' : name}:${at.port}/`,
+    close: () =>
+      new Promise((resolve) => {
+        server.close(resolve)
+        server.closeAllConnections()
+      }),
+  }
+}
+
+async function answer(request, config) {
+  const plain = (status, body) => ({ status, type: 'text/plain; charset=utf-8', body })
+  if (request.method !== 'GET' && request.method !== 'HEAD') return plain(405, 'Method not allowed\n')
+  // The URL parser takes `..` out; a name with a slash in it is no file of ours anyway.
+  const name = new URL(request.url, 'http://page').pathname.slice(1) || 'index.html'
+  if (name === 'config.json') return { status: 200, type: 'application/json', body: JSON.stringify(config()) }
+  const type = TYPES[extname(name)]
+  if (!type || !/^[\w-]+\.\w+$/.test(name)) return plain(404, 'Not found\n')
+  try {
+    return { status: 200, type, body: await readFile(new URL(name, PAGE)) }
+  } catch {
+    return plain(404, 'Not found\n')
+  }
+}
