@@ -46,9 +46,12 @@ function vpx() {
     return { libDir: VPX_LIB_DIR, includeDir: VPX_INCLUDE_DIR, version: VPX_VERSION }
   }
   const ask = (...args) => output('pkg-config', [...args, 'vpx'])
-  const libDir = ask('--variable=libdir')
   const version = ask('--modversion')
-  if (!libDir || !version || !existsSync(join(libDir, 'libvpx.a'))) return undefined
+  if (!version) return undefined
+  // Debian's vpx.pc says /usr/lib and lies in /usr/lib/<triplet>/pkgconfig, like the library.
+  const folders = [ask('--variable=libdir'), join(ask('--variable=pcfiledir') ?? '', '..')]
+  const libDir = folders.find((folder) => folder && existsSync(join(folder, 'libvpx.a')))
+  if (!libDir) return undefined
   return { libDir, includeDir: ask('--variable=includedir'), version }
 }
 
