@@ -1,8 +1,8 @@
 // The demo: joins the room, calls the pipeline's peer, and ties what happens to what is shown.
 
 import { Call } from './call.js'
-import { LevelMeter, ReturnMeter, StampedSource, openSource, percentile } from './media.js'
-import { CONNECTION_FAILED, PEER_MISSING, explain } from './problems.js'
+import { LevelMeter, openSource, percentile, ReturnMeter, StampedSource } from './media.js'
+import { CONNECTION_FAILED, explain, PEER_MISSING } from './problems.js'
 import { Signaling } from './signaling.js'
 import { StatsReader } from './stats.js'
 import { Ui } from './ui.js'

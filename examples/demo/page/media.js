@@ -1,6 +1,6 @@
 // Where pictures come from (camera or test pattern), the stamp over them, and how long they take to come back.
 
-import { STAMP_PERIOD, drawStamp, readStamp, stampHeight } from './stamp.js'
+import { drawStamp, readStamp, STAMP_PERIOD, stampHeight } from './stamp.js'
 
 const WIDTH = 640
 const HEIGHT = 360
