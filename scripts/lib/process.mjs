@@ -80,6 +80,7 @@ export function output(command, args) {
   const result = spawnSync(command, args, {
     cwd: ROOT,
     encoding: 'utf8',
+    maxBuffer: 1 << 27,
     stdio: ['ignore', 'pipe', 'ignore'],
   })
   return result.status === 0 ? result.stdout.trim() : undefined
