@@ -46,21 +46,10 @@ export async function callHeadless({
     const query = new URLSearchParams({ stamp: '1', source, ...(codec ? { codec } : {}) })
     await page.goto(`${url}?${query}`)
     await page.getByRole('button', { name: 'Start the call' }).click()
-    await page
-      .waitForFunction(
-        async () => {
-          const report = await window.demo.report()
-          return (
-            report?.connectionState === 'connected' &&
-            report.firstFrameMs !== null &&
-            report.data.sent.json > 0
-          )
-        },
-        undefined,
-        { timeout: CONNECT_TIMEOUT_MS, polling: 200 },
-      )
-      // What is missing is told by the report below.
-      .catch(() => {})
+    // Chromium counts the energy of a voice after the volume: muted is silent.
+    await page.getByRole('button', { name: 'Hear your voice' }).click()
+    // What is not reached in that time is told by the report below.
+    await reachCall(page)
     const connected = await page.evaluate(() => window.demo.report())
     if (connected?.connectionState === 'connected') {
       await page.waitForTimeout((seconds * 1000) / 2)
@@ -79,6 +68,17 @@ export async function callHeadless({
   } finally {
     signal?.removeEventListener('abort', stop)
     await browser.close()
+  }
+}
+
+/** Waits for the connection, the first returned picture and the first message. */
+async function reachCall(page) {
+  const deadline = performance.now() + CONNECT_TIMEOUT_MS
+  while (performance.now() < deadline) {
+    const report = await page.evaluate(() => window.demo.report())
+    if (report?.connectionState === 'connected' && report.firstFrameMs !== null && report.data.sent?.json > 0)
+      return
+    await page.waitForTimeout(100)
   }
 }
 
@@ -143,6 +143,8 @@ function judge({ seconds, report, halfway, node, pageErrors }) {
       concealedSamples: voiceBack?.concealedSamples ?? 0,
       energyInPage: round(voiceBack?.totalAudioEnergy ?? 0, 6),
       packetsLostDown: voiceBack?.packetsLost ?? 0,
+      loudestSentDbfs: round(report?.loudestDbfs.local),
+      loudestReturnedDbfs: round(report?.loudestDbfs.remote),
     },
     latencyMs: {
       samples: report?.latencyMs.samples ?? 0,

@@ -7,6 +7,7 @@ import { serveWeb } from './web-server.mjs'
 
 const PEER_ID = 'blur'
 const ROOM = 'demo'
+const SIGNALING_PATH = '/signaling'
 
 const USAGE = `Usage: npm run demo -- [options]
 
@@ -93,12 +94,15 @@ async function startDemo({ port, host, codec, log }) {
     for (const closer of closers.splice(0).reverse()) await closer()
   }
   try {
-    let signalingUrl
-    const web = await serveWeb({ port, host, config: () => ({ signalingUrl, peer: PEER_ID, room: ROOM }) })
+    const web = await serveWeb({ port, host, config: { peer: PEER_ID, room: ROOM } })
     closers.push(() => web.close())
-    const signaling = await webrtc.SignalingServer.listen({ port: 0, host })
+    const signaling = await webrtc.SignalingServer.listen({
+      server: web.server,
+      path: SIGNALING_PATH,
+      allowedOrigins: origins(web.url),
+    })
     closers.push(() => signaling.close())
-    signalingUrl = signaling.url
+    const signalingUrl = new URL(SIGNALING_PATH, web.url.replace('http', 'ws')).href
     const peer = await startPipelinePeer(webrtc, {
       signalingUrl,
       peerId: PEER_ID,
@@ -110,8 +114,17 @@ async function startDemo({ port, host, codec, log }) {
     return { url: web.url, peer, close }
   } catch (error) {
     await close()
+    if (error.code === 'EADDRINUSE')
+      throw new Error(`port ${port} is taken: choose another with --port`, { cause: error })
     throw error
   }
+}
+
+/** Only the demo's own page may join, whichever name of this machine it was opened by. */
+function origins(url) {
+  const { origin, hostname, port } = new URL(url)
+  const local = ['localhost', '127.0.0.1', '[::1]']
+  return local.includes(hostname) ? local.map((name) => `http://${name}:${port}`) : [origin]
 }
 
 async function importPackage() {

@@ -13,9 +13,9 @@ const TYPES = {
 }
 
 /**
- * Starts the server. `config()` is what `config.json` says: `{signalingUrl, peer, room}`.
- * @param {{port: number, host: string, config: () => object}} options
- * @returns {Promise<{url: string, close(): Promise<void>}>}
+ * Starts the server. `config` is what `config.json` says: `{peer, room}`, and `signalingUrl` when that is elsewhere.
+ * @param {{port: number, host: string, config: object}} options
+ * @returns {Promise<{server: import('node:http').Server, url: string, close(): Promise<void>}>}
  */
 export async function serveWeb({ port, host, config }) {
   const server = createServer((request, response) => {
@@ -36,6 +36,7 @@ export async function serveWeb({ port, host, config }) {
   const at = server.address()
   const name = at.family === 'IPv6' ? `[${at.address}]` : at.address
   return {
+    server,
     url: `http://${name === '0.0.0.0' || name === '[::]' ? 'localhost' : name}:${at.port}/`,
     close: () =>
       new Promise((resolve) => {
@@ -50,7 +51,7 @@ async function answer(request, config) {
   if (request.method !== 'GET' && request.method !== 'HEAD') return plain(405, 'Method not allowed\n')
   // The URL parser takes `..` out; a name with a slash in it is no file of ours anyway.
   const name = new URL(request.url, 'http://page').pathname.slice(1) || 'index.html'
-  if (name === 'config.json') return { status: 200, type: 'application/json', body: JSON.stringify(config()) }
+  if (name === 'config.json') return { status: 200, type: 'application/json', body: JSON.stringify(config) }
   const type = TYPES[extname(name)]
   if (!type || !/^[\w-]+\.\w+$/.test(name)) return plain(404, 'Not found\n')
   try {

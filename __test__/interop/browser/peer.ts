@@ -194,7 +194,7 @@ export class Peer {
           this.presence.push({ method: 'refused', params: { method, message: error.message } }),
         )
       }
-      link = new Link(this.#options, this.#options.peerId > remoteId, this.#sources.stream, signal)
+      link = new Link(this.#options, this.#options.peerId > remoteId, this.#sources, signal)
       this.#links.set(remoteId, link)
     }
     return link
@@ -239,7 +239,7 @@ class Link {
   constructor(
     private readonly options: PeerOptions,
     private readonly polite: boolean,
-    private readonly stream: MediaStream,
+    private readonly sources: Sources,
     private readonly signal: (method: string, params: Record<string, unknown>) => void,
   ) {
     const { pc } = this
@@ -256,7 +256,7 @@ class Link {
       this.tracks.push(track)
       if (options.echo) {
         transceiver.direction = 'sendrecv'
-        transceiver.sender.replaceTrack(track)
+        void transceiver.sender.replaceTrack(track.kind === 'audio' ? sources.relay(track) : track)
       }
     }
   }
@@ -267,8 +267,10 @@ class Link {
     const { dataChannel = true, dataChannelInit } = this.options
     if (dataChannel) this.#adopt(this.pc.createDataChannel('data', dataChannelInit))
     for (const kind of ['audio', 'video']) {
-      const track = this.stream.getTracks().find((one) => one.kind === kind)
-      this.#prefer(this.pc.addTransceiver(track ?? kind, { direction: 'sendrecv', streams: [this.stream] }))
+      const track = this.sources.stream.getTracks().find((one) => one.kind === kind)
+      this.#prefer(
+        this.pc.addTransceiver(track ?? kind, { direction: 'sendrecv', streams: [this.sources.stream] }),
+      )
     }
   }
 
@@ -280,7 +282,7 @@ class Link {
       await pc.setRemoteDescription({ type: 'offer', sdp })
       for (const transceiver of pc.getTransceivers()) {
         const { kind } = transceiver.receiver.track
-        const track = this.stream.getTracks().find((one) => one.kind === kind)
+        const track = this.sources.stream.getTracks().find((one) => one.kind === kind)
         const taken = pc.getSenders().some((sender) => sender.track !== null && sender.track === track)
         if (track && !taken && !transceiver.sender.track) {
           transceiver.direction = 'sendrecv'
@@ -321,7 +323,7 @@ class Link {
   }
 
   addTrack(track: MediaStreamTrack): void {
-    this.pc.addTransceiver(track, { direction: 'sendrecv', streams: [this.stream] })
+    this.pc.addTransceiver(track, { direction: 'sendrecv', streams: [this.sources.stream] })
   }
 
   async send(message: WireMessage): Promise<void> {
@@ -459,12 +461,7 @@ class Sources {
 
   /** The strongest frequency between 50 Hz and 16 kHz, after listening for `settleMs`. */
   async measureTone(track: MediaStreamTrack, settleMs: number): Promise<ToneReading> {
-    const stream = new MediaStream([track])
-    // Chromium decodes a remote track for Web Audio only while an element plays it too.
-    const element = new Audio()
-    element.srcObject = stream
-    element.muted = true
-    await element.play()
+    const stream = playing(track)
     const context = this.#context
     await context.resume()
     const analyser = new AnalyserNode(context, { fftSize: 16_384, smoothingTimeConstant: 0 })
@@ -478,7 +475,6 @@ class Sources {
     analyser.getFloatFrequencyData(bins)
     analyser.getFloatTimeDomainData(samples)
     source.disconnect()
-    element.srcObject = null
     const binHz = context.sampleRate / analyser.fftSize
     let peak = Math.ceil(50 / binHz)
     for (let i = peak; i < 16_000 / binHz; i++) if (bins[i]! > bins[peak]!) peak = i
@@ -492,6 +488,13 @@ class Sources {
     }
   }
 
+  /** A received voice as a track of our own: Chromium doesn't send a remote audio track on. */
+  relay(track: MediaStreamTrack): MediaStreamTrack {
+    const destination = this.#context.createMediaStreamDestination()
+    this.#context.createMediaStreamSource(playing(track)).connect(destination)
+    return destination.stream.getAudioTracks()[0]!
+  }
+
   close(): void {
     for (const stop of this.#stops) stop()
     for (const track of this.stream.getTracks()) track.stop()
@@ -503,6 +506,21 @@ class Sources {
     return this.#audio
   }
 }
+
+/** Chromium decodes a remote track for Web Audio only while an element plays it too: once for each track, silently. */
+function playing(track: MediaStreamTrack): MediaStream {
+  let stream = played.get(track)
+  if (!stream) {
+    stream = new MediaStream([track])
+    played.set(track, stream)
+    const element = new Audio()
+    element.muted = true
+    element.srcObject = stream
+    void element.play()
+  }
+  return stream
+}
+const played = new WeakMap<MediaStreamTrack, MediaStream>()
 
 /** The next `count` frames whose stamp can be read, each compared with the pattern it should be. */
 async function readPictures(

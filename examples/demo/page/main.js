@@ -28,6 +28,7 @@ class Session {
   #meter
   #audioContext = new AudioContext()
   #levels = {}
+  #loudest = { local: -100, remote: -100 }
   #reader = null
   #timers = []
   #offerTimer
@@ -37,6 +38,8 @@ class Session {
   /** What came back for what was sent: `binary` counts only messages that are the same byte for byte. */
   #returnedData = { text: 0, json: 0, binary: 0 }
   #dataTrips = []
+  #exercising = false
+  #closed = false
   #node = null
   #startedAt = performance.now()
   #connectedAt = null
@@ -50,7 +53,10 @@ class Session {
     const { config } = this
     ui.showState('Opening camera …', 'busy')
     this.#stream = await openSource(this.source)
-    if (session !== this) return this.close()
+    if (this.#closed) {
+      for (const track of this.#stream.getTracks()) track.stop()
+      return
+    }
     ui.showLocal(this.#stream, { mirrored: this.source === 'camera' })
     const microphone = this.#stream.getAudioTracks()[0]
     if (microphone) this.#levels.local = new LevelMeter(this.#audioContext, microphone)
@@ -101,6 +107,8 @@ class Session {
   }
 
   close() {
+    if (this.#closed) return
+    this.#closed = true
     for (const timer of this.#timers) clearInterval(timer)
     clearTimeout(this.#offerTimer)
     this.#call?.close()
@@ -123,6 +131,7 @@ class Session {
     const call = this.#call
     if (!call?.open) throw new Error('the data channel is not open')
     const returned = this.#returnedData
+    this.#exercising = true
     const goal = { text: returned.text + count, json: returned.json + count, binary: returned.binary + count }
     for (let i = 0; i < count; i++) {
       call.sendText(`message ${i + 1} of ${count}, ünïcödé 🙂`)
@@ -135,6 +144,7 @@ class Session {
     const deadline = performance.now() + timeoutMs
     const missing = () => Object.keys(goal).some((kind) => returned[kind] < goal[kind])
     while (missing() && performance.now() < deadline) await new Promise((resolve) => setTimeout(resolve, 20))
+    this.#exercising = false
   }
 
   async report() {
@@ -153,6 +163,7 @@ class Session {
       path: reading?.path ?? null,
       video: reading?.video ?? null,
       audio: reading?.audio ?? null,
+      loudestDbfs: this.#loudest,
       data: {
         sent: call?.sent ?? null,
         returned: { ...this.#returnedData },
@@ -236,7 +247,7 @@ class Session {
     })
     on('text', ({ text }) => {
       this.#returnedData.text++
-      ui.addChat('Pipeline', text)
+      if (!this.#exercising) ui.addChat('Pipeline', text)
     })
     on('json', ({ value }) => this.#receiveJson(value))
     on('binary', ({ data }) => this.#receiveBinary(new Uint8Array(data)))
@@ -329,7 +340,10 @@ class Session {
   }
 
   #showLevels() {
-    ui.showLevels({ local: this.#levels.local?.read() ?? -100, remote: this.#levels.remote?.read() ?? -100 })
+    const levels = { local: this.#levels.local?.read() ?? -100, remote: this.#levels.remote?.read() ?? -100 }
+    this.#loudest.local = Math.max(this.#loudest.local, levels.local)
+    this.#loudest.remote = Math.max(this.#loudest.remote, levels.remote)
+    ui.showLevels(levels)
   }
 
   #since(time) {
@@ -341,15 +355,14 @@ async function start(source) {
   if (session) return
   ui.showProblem(null)
   ui.showInCall(true)
-  let signalingUrl
+  let mine = null
   try {
-    const config = await readConfig()
-    signalingUrl = config.signalingUrl
-    const mine = new Session(config, source)
+    mine = new Session(await readConfig(), source)
     session = mine
     await mine.start()
   } catch (error) {
-    fail(session, error, signalingUrl)
+    // Whoever left meanwhile is not told about it.
+    if (session === mine) fail(mine, error)
   }
 }
 
@@ -360,8 +373,9 @@ function leave() {
   ui.showState('Not started', 'idle')
 }
 
-function fail(which, error, url = which?.config.signalingUrl) {
+function fail(which, error) {
   if (which !== session) return
+  const url = which?.config.signalingUrl
   leave()
   ui.showState('Could not start', 'bad')
   ui.showProblem(explain(error, url))
@@ -370,7 +384,7 @@ function fail(which, error, url = which?.config.signalingUrl) {
 /** What the demo's server says, with the address bar's word above it. */
 async function readConfig() {
   const scheme = location.protocol === 'https:' ? 'wss' : 'ws'
-  const fallback = { signalingUrl: `${scheme}://${location.host}/ws`, peer: 'blur', room: 'default' }
+  const fallback = { signalingUrl: `${scheme}://${location.host}/signaling`, peer: 'blur', room: 'default' }
   const served = await fetch('config.json')
     .then((response) => (response.ok ? response.json() : {}))
     .catch(() => ({}))
@@ -383,6 +397,10 @@ const source = query.get('source') === 'pattern' ? 'pattern' : 'camera'
 ui.measures = query.get('stamp') === '1'
 ui.addEventListener('start', () => start(source))
 ui.addEventListener('pattern', () => start('pattern'))
+ui.addEventListener('retry', () => {
+  leave()
+  start(source)
+})
 ui.addEventListener('leave', leave)
 ui.addEventListener('mic', ({ detail }) => session?.enable('audio', !detail.muted))
 ui.addEventListener('camera', ({ detail }) => session?.enable('video', !detail.off))

@@ -144,14 +144,14 @@ export class ReturnMeter {
   }
 }
 
-/** Loudness of a track in dBFS, by its own analyser; −100 is silence. */
+/** Loudness of a track in dBFS over the newest 85 ms; −100 is silence. */
 export class LevelMeter {
   #analyser
   #source
   #samples
 
   constructor(context, track) {
-    this.#analyser = new AnalyserNode(context, { fftSize: 1024 })
+    this.#analyser = new AnalyserNode(context, { fftSize: 4096 })
     this.#samples = new Float32Array(this.#analyser.fftSize)
     this.#source = context.createMediaStreamSource(new MediaStream([track]))
     this.#source.connect(this.#analyser)

@@ -2,9 +2,10 @@
 
 const $ = (id) => document.getElementById(id)
 const SPARK_POINTS = 60
+const NO_READING = { roundTripMs: null, path: null, audio: {}, video: {} }
 
 /**
- * Events (all `CustomEvent`): `start`, `leave`, `pattern` (start with a test picture), `mic` {muted}, `camera` {off}, `hear` {on},
+ * Events (all `CustomEvent`): `start`, `leave`, `pattern` (start with a test picture), `retry`, `mic` {muted}, `camera` {off}, `hear` {on},
  * `measure` {on}, `pipeline` {settings}, `chat` {text}.
  */
 export class Ui extends EventTarget {
@@ -16,9 +17,12 @@ export class Ui extends EventTarget {
     super()
     this.local = $('local')
     this.remote = $('remote')
-    this.voice = $('voice')
+    this.voice = new Audio()
+    this.voice.autoplay = true
+    this.voice.muted = true
+    this.showFigures(NO_READING, { dataTripMs: null, pictureMs: null, node: null })
     $('start').onclick = () => this.#emit(this.#inCall ? 'leave' : 'start')
-    $('problem-action').onclick = () => this.#emit(this.#problemAction === 'pattern' ? 'pattern' : 'start')
+    $('problem-action').onclick = () => this.#emit(this.#problemAction)
     this.#toggle('mic', (muted) => this.#emit('mic', { muted }))
     this.#toggle('camera', (off) => this.#emit('camera', { off }))
     this.#toggle('hear', (on) => this.#emit('hear', { on }))
@@ -87,6 +91,7 @@ export class Ui extends EventTarget {
     this.showLocal(null)
     this.showReturned(false)
     this.#spark = []
+    this.showFigures(NO_READING, { dataTripMs: null, pictureMs: null, node: null })
   }
 
   showChannel(open) {
@@ -126,7 +131,7 @@ export class Ui extends EventTarget {
   }
 
   addChat(who, text) {
-    const item = document.createElement('li')
+    const item = document.createElement('div')
     item.className = who === 'you' ? 'mine' : ''
     const name = document.createElement('b')
     name.textContent = who === 'you' ? 'You' : who
@@ -135,7 +140,7 @@ export class Ui extends EventTarget {
   }
 
   addChatNote(text) {
-    const item = document.createElement('li')
+    const item = document.createElement('div')
     item.className = 'note'
     item.textContent = text
     this.#appendToLog(item)
