@@ -50,7 +50,9 @@ pub struct FramePool {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
     /// Zero, or over [`MAX_DIMENSION`] or [`MAX_PIXELS`].
-    #[error("a picture of {width}x{height} is outside 1x1 to {MAX_DIMENSION}x{MAX_DIMENSION} and {MAX_PIXELS} pixels")]
+    #[error(
+        "a picture of {width}x{height} is outside 1x1 to {MAX_DIMENSION}x{MAX_DIMENSION} and {MAX_PIXELS} pixels"
+    )]
     Dimensions {
         /// Width asked for, in pixels.
         width: u32,
@@ -122,7 +124,8 @@ impl VideoFrame {
     /// Luma, then blue difference, then red difference.
     pub fn planes(&self) -> [Plane<'_>; 3] {
         let [y, u, v] = plane_layout(self.buf.width, self.buf.height);
-        let plane = |p: &PlaneLayout| Plane { data: &self.buf.data[p.offset..p.offset + p.len], stride: p.stride };
+        let plane =
+            |p: &PlaneLayout| Plane { data: &self.buf.data[p.offset..p.offset + p.len], stride: p.stride };
         [plane(&y), plane(&u), plane(&v)]
     }
 
@@ -137,11 +140,23 @@ impl VideoFrame {
     }
 
     /// Makes a picture from tightly packed I420 bytes.
-    pub fn from_i420(pool: &FramePool, data: &[u8], width: u32, height: u32, timestamp_us: i64) -> Result<VideoFrame, FrameError> {
+    pub fn from_i420(
+        pool: &FramePool,
+        data: &[u8],
+        width: u32,
+        height: u32,
+        timestamp_us: i64,
+    ) -> Result<VideoFrame, FrameError> {
         check_dimensions(width, height)?;
         let expected = i420_len(width, height);
         if data.len() != expected {
-            return Err(FrameError::BufferSize { format: "I420", width, height, expected, actual: data.len() });
+            return Err(FrameError::BufferSize {
+                format: "I420",
+                width,
+                height,
+                expected,
+                actual: data.len(),
+            });
         }
         let mut frame = pool.get(width, height)?;
         frame.buf.data.copy_from_slice(data);

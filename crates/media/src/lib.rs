@@ -1,36 +1,39 @@
 //! Frames and the codecs that make and read them.
 //!
-//! Everything here is synchronous and owns no thread: callers decide where a codec runs.
+//! Everything here is synchronous and owns no thread of its own: callers decide where a codec runs (libvpx may start
+//! helper threads inside one `encode` call; see [`VideoEncoderConfig::threads`]).
+//!
+//! `unsafe` is allowed in two modules only, the wrappers around libvpx and around openh264's options.
 
+#![deny(unsafe_code)]
+#![warn(clippy::undocumented_unsafe_blocks)]
+
+mod bitstream;
+mod codec;
+mod colour;
+mod error;
 mod frame;
+mod framer;
+#[cfg(feature = "h264")]
+mod h264;
+mod opus;
+mod pacing;
+mod resample;
+mod scale;
+mod timeline;
+mod video;
+mod vpx;
 
+pub use codec::{EncodedFrame, UnknownCodec, VideoCodec, is_keyframe};
+pub use error::MediaError;
 pub use frame::{
-    AudioFrame, FrameError, FrameMut, FramePool, MAX_DIMENSION, MAX_PIXELS, Plane, PlaneMut, VideoFrame, check_dimensions,
-    i420_len,
+    AudioFrame, FrameError, FrameMut, FramePool, MAX_DIMENSION, MAX_PIXELS, Plane, PlaneMut, VideoFrame,
+    check_dimensions, i420_len,
 };
-
-/// The video codecs that can be sent and received.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum VideoCodec {
-    /// VP9 profile 0 (RFC 9628).
-    Vp9,
-    /// VP8 (RFC 7741).
-    Vp8,
-    /// H.264 constrained baseline, packetization-mode 1 (RFC 6184).
-    H264,
-}
-
-/// One encoded picture: a VP8/VP9 frame, or an H.264 access unit in Annex B form.
-#[derive(Debug, Clone)]
-pub struct EncodedFrame {
-    /// The bitstream.
-    pub data: bytes::Bytes,
-    /// Decodable without anything before it.
-    pub keyframe: bool,
-    /// The timestamp of the picture it was made from, in microseconds.
-    pub timestamp_us: i64,
-    /// Width in pixels.
-    pub width: u32,
-    /// Height in pixels.
-    pub height: u32,
-}
+pub use framer::AudioFramer;
+pub use opus::{
+    MAX_OPUS_FRAME, OPUS_RATE, OpusDecoder, OpusEncoder, OpusEncoderConfig, is_dtx_packet, opus_packet_frames,
+};
+pub use resample::{MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, Resampler};
+pub use scale::{Scaler, scale};
+pub use video::{VideoContent, VideoDecoder, VideoEncoder, VideoEncoderConfig};

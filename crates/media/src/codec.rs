@@ -1,0 +1,121 @@
+//! The video codecs' names, and their encoded pictures.
+
+use std::str::FromStr;
+
+use crate::bitstream;
+
+/// The video codecs that can be sent and received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum VideoCodec {
+    /// VP9 profile 0 (RFC 9628).
+    Vp9,
+    /// VP8 (RFC 7741).
+    Vp8,
+    /// H.264 constrained baseline, packetization-mode 1 (RFC 6184).
+    H264,
+}
+
+/// One encoded picture: a VP8/VP9 frame, or an H.264 access unit in Annex B form.
+#[derive(Debug, Clone)]
+pub struct EncodedFrame {
+    /// The bitstream.
+    pub data: bytes::Bytes,
+    /// Decodable without anything before it.
+    pub keyframe: bool,
+    /// The timestamp of the picture it was made from, in microseconds.
+    pub timestamp_us: i64,
+    /// Width in pixels.
+    pub width: u32,
+    /// Height in pixels.
+    pub height: u32,
+}
+
+/// A name that is no video codec.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no video codec: vp9, vp8 and h264 are")]
+pub struct UnknownCodec(pub String);
+
+impl VideoCodec {
+    /// Every codec, in the order they are preferred.
+    pub const ALL: [VideoCodec; 3] = [VideoCodec::Vp9, VideoCodec::Vp8, VideoCodec::H264];
+
+    /// The encoding name in SDP's `a=rtpmap`: `VP9`, `VP8` or `H264`.
+    pub fn name(self) -> &'static str {
+        match self {
+            VideoCodec::Vp9 => "VP9",
+            VideoCodec::Vp8 => "VP8",
+            VideoCodec::H264 => "H264",
+        }
+    }
+
+    /// The media type: `video/VP9`, `video/VP8` or `video/H264`.
+    pub fn mime(self) -> &'static str {
+        match self {
+            VideoCodec::Vp9 => "video/VP9",
+            VideoCodec::Vp8 => "video/VP8",
+            VideoCodec::H264 => "video/H264",
+        }
+    }
+
+    /// Whether this build can encode and decode it. Only H.264 can be left out (cargo feature `h264`).
+    pub fn is_available(self) -> bool {
+        self != VideoCodec::H264 || cfg!(feature = "h264")
+    }
+}
+
+impl FromStr for VideoCodec {
+    type Err = UnknownCodec;
+
+    /// Takes the name or the media type, in any case: `vp9`, `VP9`, `video/VP9`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        VideoCodec::ALL
+            .into_iter()
+            .find(|c| c.name().eq_ignore_ascii_case(text) || c.mime().eq_ignore_ascii_case(text))
+            .ok_or_else(|| UnknownCodec(text.chars().take(32).collect()))
+    }
+}
+
+impl std::fmt::Display for VideoCodec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Whether an encoded picture is a keyframe, by its header alone. False for anything that can't be read.
+///
+/// For H.264 that means an access unit with an IDR slice; whether its parameter sets are there is for the decoder to say.
+pub fn is_keyframe(codec: VideoCodec, data: &[u8]) -> bool {
+    match codec {
+        VideoCodec::Vp8 => bitstream::vp8_header(data).is_some_and(|h| h.keyframe),
+        VideoCodec::Vp9 => bitstream::vp9_frames(data)
+            .and_then(|frames| frames.first().copied())
+            .and_then(bitstream::vp9_header)
+            .is_some_and(|h| h.keyframe),
+        VideoCodec::H264 => {
+            bitstream::h264_nals(data).any(|nal| bitstream::nal_type(nal) == bitstream::NAL_IDR)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_media_types_parse_in_any_case() {
+        for codec in VideoCodec::ALL {
+            assert_eq!(codec.name().to_lowercase().parse(), Ok(codec));
+            assert_eq!(codec.mime().parse(), Ok(codec));
+        }
+        assert_eq!("av1".parse::<VideoCodec>(), Err(UnknownCodec("av1".into())));
+    }
+
+    #[test]
+    fn rubbish_is_no_keyframe() {
+        for codec in VideoCodec::ALL {
+            for data in [&[][..], &[0], &[0xff; 9], &[0; 40]] {
+                assert!(!is_keyframe(codec, data), "{codec} {data:?}");
+            }
+        }
+    }
+}
