@@ -125,11 +125,7 @@ class PipelinePeer {
 
   async #answerChat(peerId, text) {
     const [, word, argument] = /^\s*(\S+)\s*(\S*)\s*$/.exec(text.toLowerCase()) ?? []
-    const change = {
-      blur: { on: { blur: { enabled: true } }, off: { blur: { enabled: false } } }[argument],
-      radius: argument && { blur: { radius: Number(argument) } },
-      gain: argument && { voice: { gainDb: Number(argument) } },
-    }[word]
+    const change = readCommand(word, argument)
     if (change) {
       try {
         await this.#apply(change)
@@ -149,14 +145,16 @@ class PipelinePeer {
   }
 
   /** Everybody in the room shares one pipeline's settings; a part that is absent stays as it is. */
-  async #apply({ blur = {}, voice = {} } = {}) {
+  async #apply(settings) {
+    const blur = settings?.blur ?? {}
+    const voice = settings?.voice ?? {}
     const next = { blur: { ...this.#settings.blur }, voice: { ...this.#settings.voice } }
     if (blur.enabled !== undefined) next.blur.enabled = blur.enabled === true
     if (blur.radius !== undefined) next.blur.radius = within('radius', blur.radius)
     if (voice.gainDb !== undefined) next.voice.gainDb = within('gainDb', voice.gainDb)
-    const { radius, enabled } = next.blur
-    await this.#picture.updateNode('blur', { enabled, params: { radius } })
-    await this.#voice.updateNode('gain', { params: { gainDb: next.voice.gainDb } })
+    await this.#picture.setEnabled('blur', next.blur.enabled)
+    await this.#picture.setParam('blur', 'radius', next.blur.radius)
+    await this.#voice.setParam('gain', 'gain_db', next.voice.gainDb)
     this.#settings = next
   }
 
@@ -176,6 +174,15 @@ class PipelinePeer {
       }
     }
   }
+}
+
+/** The change that a chat message asks for, or null when it asks for none. */
+function readCommand(word, argument) {
+  if (word === 'blur' && (argument === 'on' || argument === 'off'))
+    return { blur: { enabled: argument === 'on' } }
+  if (word === 'radius' && argument) return { blur: { radius: Number(argument) } }
+  if (word === 'gain' && argument) return { voice: { gainDb: Number(argument) } }
+  return null
 }
 
 function within(name, value) {

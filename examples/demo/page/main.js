@@ -44,13 +44,13 @@ class Session {
   #startedAt = performance.now()
   #connectedAt = null
 
-  constructor(config, source) {
-    this.config = config
+  constructor(source) {
     this.source = source
   }
 
   async start() {
-    const { config } = this
+    const config = await readConfig()
+    this.config = config
     ui.showState('Opening camera …', 'busy')
     this.#stream = await openSource(this.source)
     if (this.#closed) {
@@ -355,10 +355,9 @@ async function start(source) {
   if (session) return
   ui.showProblem(null)
   ui.showInCall(true)
-  let mine = null
+  const mine = new Session(source)
+  session = mine
   try {
-    mine = new Session(await readConfig(), source)
-    session = mine
     await mine.start()
   } catch (error) {
     // Whoever left meanwhile is not told about it.
@@ -370,12 +369,13 @@ function leave() {
   session?.close()
   session = null
   ui.showInCall(false)
+  ui.showProblem(null)
   ui.showState('Not started', 'idle')
 }
 
 function fail(which, error) {
   if (which !== session) return
-  const url = which?.config.signalingUrl
+  const url = which.config?.signalingUrl
   leave()
   ui.showState('Could not start', 'bad')
   ui.showProblem(explain(error, url))
