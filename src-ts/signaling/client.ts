@@ -436,9 +436,9 @@ export class SignalingClient extends TypedEvents<SignalingClientEvents> implemen
         { cause },
       )
       // Not to the listeners of 'error', when it is one of them.
-      if (name === 'error' || !this.dispatch('error', error, () => {})) process.emitWarning(error)
+      if (name === 'error' || !this.dispatch('error', error, () => {})) warn(error)
     })
-    if (!heard && name === 'error') process.emitWarning(event as WebRtcError)
+    if (!heard && name === 'error') warn(event as WebRtcError)
   }
 
   /** Lets events flow once the caller of `connect` has had its turn. */
@@ -483,6 +483,10 @@ const MAX_ROSTER = 10_000
 const MAX_HELD_EVENTS = 10_000
 const CLOSE_TIMEOUT_MS = 1_000
 const RECONNECT_TIMEOUT_MS = 3_000
+
+function warn(error: WebRtcError): void {
+  process.emitWarning(error.message, error.name, error.code)
+}
 
 function aborted(signal: AbortSignal): WebRtcError {
   return new WebRtcError('ERR_ABORTED', 'connecting to the signaling server was aborted', {
