@@ -1,0 +1,378 @@
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use super::{Priority, Runnable, Shared, WorkerPool, lock};
+
+/// Messages an actor runs before it goes to the end of the line.
+const MESSAGES_A_TURN: usize = 8;
+
+/// What happens to a message for which there is no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Policy {
+    /// The oldest one waiting makes room.
+    DropOldest,
+    /// Everything waiting makes room: only the newest is worth having.
+    Latest,
+    /// It is handed back.
+    Reject,
+}
+
+/// What became of a pushed message.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Push<M> {
+    /// It waits for its turn.
+    Pushed,
+    /// It waits for its turn, and these older ones were taken out to make room, oldest first.
+    Dropped(Vec<M>),
+    /// There is no room, or the mailbox is closed: here it is back.
+    Refused(M),
+}
+
+/// A bounded queue in front of an actor. What it takes out it hands back, so that nothing of the caller's is dropped
+/// under the mailbox's lock.
+pub trait MailQueue<M>: Send {
+    /// Takes a message in, by its own policy.
+    fn push(&mut self, message: M) -> Push<M>;
+    /// The next message to run.
+    fn pop(&mut self) -> Option<M>;
+    /// Messages waiting.
+    fn len(&self) -> usize;
+    /// Whether nothing waits.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A queue of at most `capacity` messages under one [`Policy`].
+pub struct Bounded<M> {
+    queue: VecDeque<M>,
+    capacity: usize,
+    policy: Policy,
+}
+
+/// How a mailbox is named and served.
+#[derive(Debug, Clone)]
+pub struct MailboxOptions {
+    /// Appears in panic reports and logs.
+    pub name: Arc<str>,
+    /// Which line it waits in.
+    pub priority: Priority,
+}
+
+/// Counters of one mailbox. `pushed` = `run` + `dropped` + `closed` + `depth`, once nothing is in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MailboxStats {
+    /// Messages waiting right now.
+    pub depth: usize,
+    /// Messages taken in.
+    pub pushed: u64,
+    /// Messages the handler ran, those it panicked on among them.
+    pub run: u64,
+    /// Messages taken out again to make room for newer ones.
+    pub dropped: u64,
+    /// Messages handed back because there was no room, or the mailbox was closed.
+    pub refused: u64,
+    /// Messages that waited when the mailbox closed.
+    pub closed: u64,
+    /// Panics in the handler.
+    pub panics: u64,
+}
+
+/// The way to one actor. Clones lead to the same one.
+pub struct Mailbox<M> {
+    actor: Arc<Actor<M>>,
+}
+
+type Handler<M> = Box<dyn FnMut(M) + Send>;
+
+struct Actor<M> {
+    name: Arc<str>,
+    priority: Priority,
+    pool: Arc<Shared>,
+    state: Mutex<State<M>>,
+    /// Locked only by the one worker that has the actor, and by a close while none has.
+    handler: Mutex<Option<Handler<M>>>,
+    counters: Counters,
+}
+
+struct State<M> {
+    queue: Box<dyn MailQueue<M>>,
+    /// In line or on a worker.
+    scheduled: bool,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// Takes nothing in, runs what waits.
+    Draining,
+    Closed,
+}
+
+#[derive(Default)]
+struct Counters {
+    pushed: AtomicU64,
+    run: AtomicU64,
+    dropped: AtomicU64,
+    refused: AtomicU64,
+    closed: AtomicU64,
+    panics: AtomicU64,
+}
+
+impl WorkerPool {
+    /// A mailbox whose messages `handler` runs on this pool, in order, one at a time.
+    ///
+    /// The handler is dropped when the mailbox is closed or its last clone is gone and nothing waits.
+    pub fn mailbox<M: Send + 'static>(
+        &self,
+        options: MailboxOptions,
+        queue: impl MailQueue<M> + 'static,
+        handler: impl FnMut(M) + Send + 'static,
+    ) -> Mailbox<M> {
+        let actor = Arc::new(Actor {
+            name: options.name,
+            priority: options.priority,
+            pool: self.shared.clone(),
+            state: Mutex::new(State { queue: Box::new(queue), scheduled: false, phase: Phase::Open }),
+            handler: Mutex::new(Some(Box::new(handler))),
+            counters: Counters::default(),
+        });
+        Mailbox { actor }
+    }
+
+    /// A mailbox of `capacity` (at least 1) messages under one policy.
+    pub fn bounded<M: Send + 'static>(
+        &self,
+        name: &str,
+        capacity: usize,
+        policy: Policy,
+        handler: impl FnMut(M) + Send + 'static,
+    ) -> Mailbox<M> {
+        let options = MailboxOptions { name: name.into(), priority: Priority::Normal };
+        self.mailbox(options, Bounded::new(capacity, policy), handler)
+    }
+}
+
+impl<M: Send + 'static> Mailbox<M> {
+    /// Hands a message to the actor. Never blocks.
+    pub fn push(&self, message: M) -> Push<M> {
+        let actor = &self.actor;
+        let count = &actor.counters;
+        let (outcome, schedule) = {
+            let mut state = lock(&actor.state);
+            if state.phase != Phase::Open {
+                count.refused.fetch_add(1, Ordering::Relaxed);
+                return Push::Refused(message);
+            }
+            let outcome = state.queue.push(message);
+            let schedule = !state.scheduled && !state.queue.is_empty();
+            state.scheduled |= schedule;
+            (outcome, schedule)
+        };
+        match &outcome {
+            Push::Pushed => count.pushed.fetch_add(1, Ordering::Relaxed),
+            Push::Dropped(old) => {
+                count.dropped.fetch_add(old.len() as u64, Ordering::Relaxed);
+                count.pushed.fetch_add(1, Ordering::Relaxed)
+            }
+            Push::Refused(_) => count.refused.fetch_add(1, Ordering::Relaxed),
+        };
+        if schedule && !actor.pool.schedule(actor.clone()) {
+            actor.abandon();
+        }
+        outcome
+    }
+
+    /// Takes nothing in any more, drops what waits and, once it is not running, the handler. Idempotent; doesn't wait.
+    pub fn close(&self) {
+        self.actor.close();
+    }
+
+    /// Takes nothing in any more, runs what waits, then closes. Idempotent; doesn't wait.
+    pub fn drain(&self) {
+        let idle = {
+            let mut state = lock(&self.actor.state);
+            if state.phase == Phase::Open {
+                state.phase = Phase::Draining;
+            }
+            !state.scheduled
+        };
+        if idle {
+            self.actor.close();
+        }
+    }
+
+    /// Whether it takes nothing in any more.
+    pub fn is_closed(&self) -> bool {
+        lock(&self.actor.state).phase != Phase::Open
+    }
+
+    /// The counters now.
+    pub fn stats(&self) -> MailboxStats {
+        let count = &self.actor.counters;
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        MailboxStats {
+            depth: lock(&self.actor.state).queue.len(),
+            pushed: get(&count.pushed),
+            run: get(&count.run),
+            dropped: get(&count.dropped),
+            refused: get(&count.refused),
+            closed: get(&count.closed),
+            panics: get(&count.panics),
+        }
+    }
+
+    /// A handle that doesn't keep the actor.
+    pub(crate) fn downgrade(&self) -> WeakMailbox<M> {
+        WeakMailbox(Arc::downgrade(&self.actor))
+    }
+}
+
+/// A [`Mailbox`] that may be gone.
+pub(crate) struct WeakMailbox<M>(std::sync::Weak<Actor<M>>);
+
+impl<M> WeakMailbox<M> {
+    pub(crate) fn upgrade(&self) -> Option<Mailbox<M>> {
+        self.0.upgrade().map(|actor| Mailbox { actor })
+    }
+}
+
+impl<M> Clone for WeakMailbox<M> {
+    fn clone(&self) -> Self {
+        WeakMailbox(self.0.clone())
+    }
+}
+
+impl<M> Clone for Mailbox<M> {
+    fn clone(&self) -> Self {
+        Mailbox { actor: self.actor.clone() }
+    }
+}
+
+impl<M> std::fmt::Debug for Mailbox<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Mailbox({})", self.actor.name)
+    }
+}
+
+impl<M: Send + 'static> Actor<M> {
+    fn close(&self) {
+        {
+            let mut state = lock(&self.state);
+            state.phase = Phase::Closed;
+        }
+        self.discard();
+        self.take_handler();
+    }
+
+    /// Drops the handler, unless a worker runs it: that worker then sees the closed phase and drops it after its turn.
+    fn take_handler(&self) {
+        let handler = match self.handler.try_lock() {
+            Ok(mut handler) => handler.take(),
+            Err(std::sync::TryLockError::Poisoned(poisoned)) => poisoned.into_inner().take(),
+            Err(std::sync::TryLockError::WouldBlock) => None,
+        };
+        drop_guarded(handler);
+    }
+
+    /// Takes what waits out and drops it, with the lock open.
+    fn discard(&self) {
+        loop {
+            let message = lock(&self.state).queue.pop();
+            let Some(message) = message else { break };
+            self.counters.closed.fetch_add(1, Ordering::Relaxed);
+            self.pool.guarded(&self.name, || drop(message));
+        }
+    }
+}
+
+impl<M: Send + 'static> Runnable for Actor<M> {
+    fn turn(&self) -> bool {
+        let mut handler = lock(&self.handler);
+        for _ in 0..MESSAGES_A_TURN {
+            let message = {
+                let mut state = lock(&self.state);
+                let message = if state.phase == Phase::Closed { None } else { state.queue.pop() };
+                if message.is_none() {
+                    state.scheduled = false;
+                    if state.phase == Phase::Draining {
+                        state.phase = Phase::Closed;
+                    }
+                    let closed = state.phase == Phase::Closed;
+                    drop(state);
+                    let done = if closed { handler.take() } else { None };
+                    drop(handler);
+                    drop_guarded(done);
+                    // A close in between found the handler locked, and left it to us.
+                    if lock(&self.state).phase == Phase::Closed {
+                        self.take_handler();
+                    }
+                    // A push after `scheduled` was cleared has put the actor in line by itself.
+                    return false;
+                }
+                message
+            };
+            let (Some(message), Some(run)) = (message, handler.as_mut()) else { continue };
+            self.counters.run.fetch_add(1, Ordering::Relaxed);
+            if !self.pool.guarded(&self.name, || run(message)) {
+                self.counters.panics.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        true
+    }
+
+    fn priority(&self) -> Priority {
+        self.priority
+    }
+
+    fn abandon(&self) {
+        self.close();
+    }
+}
+
+impl<M> Drop for Actor<M> {
+    fn drop(&mut self) {
+        // Someone's handler or message may panic when it is dropped; no worker may die of it.
+        let handler = self.handler.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+        drop_guarded(handler);
+    }
+}
+
+fn drop_guarded<T>(value: T) {
+    if let Err(payload) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(value))) {
+        std::mem::forget(payload);
+    }
+}
+
+impl<M> Bounded<M> {
+    /// A queue of at most `capacity` messages; 0 counts as 1.
+    pub fn new(capacity: usize, policy: Policy) -> Bounded<M> {
+        Bounded { queue: VecDeque::new(), capacity: capacity.max(1), policy }
+    }
+}
+
+impl<M: Send> MailQueue<M> for Bounded<M> {
+    fn push(&mut self, message: M) -> Push<M> {
+        if self.queue.len() < self.capacity && self.policy != Policy::Latest {
+            self.queue.push_back(message);
+            return Push::Pushed;
+        }
+        let old: Vec<M> = match self.policy {
+            Policy::Reject => return Push::Refused(message),
+            Policy::DropOldest => self.queue.pop_front().into_iter().collect(),
+            Policy::Latest => self.queue.drain(..).collect(),
+        };
+        self.queue.push_back(message);
+        if old.is_empty() { Push::Pushed } else { Push::Dropped(old) }
+    }
+
+    fn pop(&mut self) -> Option<M> {
+        self.queue.pop_front()
+    }
+
+    fn len(&self) -> usize {
+        self.queue.len()
+    }
+}

@@ -1,0 +1,229 @@
+//! Where work runs: a fixed pool of named threads and the mailboxes it serves.
+//!
+//! Each [`Mailbox`] belongs to one actor: a handler that sees its messages in order and on one worker at a time. A
+//! worker takes an actor, runs a bounded number of its messages, and puts it at the end of the line if more wait, so a
+//! busy actor can't starve the others. The line never holds an actor twice, so its length is bounded by their number.
+
+mod mailbox;
+
+pub use mailbox::{Bounded, MailQueue, Mailbox, MailboxOptions, MailboxStats, Policy, Push};
+pub(crate) use mailbox::{WeakMailbox};
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::{JoinHandle, ThreadId};
+
+/// The most threads a pool has.
+pub const MAX_WORKERS: usize = 64;
+
+/// After this many urgent turns in a row a normal actor gets one, so that audio can't starve video for good.
+const URGENT_IN_A_ROW: u32 = 8;
+
+/// Which line an actor waits in for a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Priority {
+    /// Served in the order of arrival.
+    #[default]
+    Normal,
+    /// Served before [`Priority::Normal`], but for one turn in nine: short work that must not wait, as audio is.
+    Urgent,
+}
+
+/// What is told of a panic that a worker caught.
+#[derive(Debug, Clone)]
+pub struct PanicReport {
+    /// The name of the mailbox whose handler panicked.
+    pub mailbox: Arc<str>,
+    /// The panic's message where it was a string.
+    pub message: String,
+}
+
+/// Called on the worker that caught a panic. It must not panic itself; if it does, that is caught and counted too.
+pub type PanicHook = Arc<dyn Fn(&PanicReport) + Send + Sync>;
+
+/// A fixed set of threads that run actors. Clones share the threads; [`WorkerPool::close`] ends them.
+#[derive(Clone)]
+pub struct WorkerPool {
+    shared: Arc<Shared>,
+    threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    workers: usize,
+}
+
+/// Why a pool can't be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    /// The number of threads is outside 1..=[`MAX_WORKERS`].
+    #[error("a worker pool has 1 to {MAX_WORKERS} threads, not {0}")]
+    Workers(usize),
+    /// The operating system refused a thread.
+    #[error("a worker thread could not be started: {0}")]
+    Spawn(#[from] std::io::Error),
+}
+
+/// Something with turns to run; one actor.
+trait Runnable: Send + Sync {
+    /// Runs one turn. True when it wants another, and then goes to the end of its line.
+    fn turn(&self) -> bool;
+    fn priority(&self) -> Priority;
+    /// The pool is closing: nothing runs any more.
+    fn abandon(&self);
+}
+
+struct Shared {
+    line: Mutex<Line>,
+    work: Condvar,
+    panics: AtomicU64,
+    hook: Option<PanicHook>,
+}
+
+#[derive(Default)]
+struct Line {
+    urgent: VecDeque<Arc<dyn Runnable>>,
+    normal: VecDeque<Arc<dyn Runnable>>,
+    urgent_run: u32,
+    closed: bool,
+}
+
+impl WorkerPool {
+    /// Starts `workers` threads, named `name-0`, `name-1` and so on.
+    ///
+    /// `hook` is told of every panic in a handler; the pool survives it and the actor goes on with its next message.
+    pub fn new(name: &str, workers: usize, hook: Option<PanicHook>) -> Result<WorkerPool, ExecError> {
+        if !(1..=MAX_WORKERS).contains(&workers) {
+            return Err(ExecError::Workers(workers));
+        }
+        let shared =
+            Arc::new(Shared { line: Mutex::default(), work: Condvar::new(), panics: AtomicU64::new(0), hook });
+        let pool = WorkerPool { shared, threads: Arc::default(), workers };
+        for index in 0..workers {
+            let shared = pool.shared.clone();
+            let spawned = std::thread::Builder::new().name(format!("{name}-{index}")).spawn(move || shared.work());
+            match spawned {
+                Ok(handle) => lock(&pool.threads).push(handle),
+                Err(error) => {
+                    pool.close();
+                    return Err(ExecError::Spawn(error));
+                }
+            }
+        }
+        Ok(pool)
+    }
+
+    /// How many threads it was made with.
+    pub fn workers(&self) -> usize {
+        self.workers
+    }
+
+    /// Panics caught so far, in handlers and in the hook.
+    pub fn panics(&self) -> u64 {
+        self.shared.panics.load(Ordering::Relaxed)
+    }
+
+    /// Actors waiting for a worker right now.
+    pub fn waiting(&self) -> usize {
+        let line = lock(&self.shared.line);
+        line.urgent.len() + line.normal.len()
+    }
+
+    /// Ends the threads and joins them: what runs finishes, what waits is dropped, later pushes are refused.
+    /// Idempotent. Called on one of its own workers, it joins the others and that one ends when it returns.
+    pub fn close(&self) {
+        let abandoned = {
+            let mut line = lock(&self.shared.line);
+            line.closed = true;
+            let mut all = std::mem::take(&mut line.urgent);
+            all.append(&mut line.normal);
+            all
+        };
+        self.shared.work.notify_all();
+        for actor in abandoned {
+            actor.abandon();
+        }
+        let me: ThreadId = std::thread::current().id();
+        let threads = std::mem::take(&mut *lock(&self.threads));
+        for handle in threads {
+            if handle.thread().id() != me {
+                // A worker catches every panic, so there is nothing in the result.
+                let _ = handle.join();
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Puts an actor in line. False when the pool is closed.
+    fn schedule(&self, actor: Arc<dyn Runnable>) -> bool {
+        {
+            let mut line = lock(&self.line);
+            if line.closed {
+                return false;
+            }
+            match actor.priority() {
+                Priority::Urgent => line.urgent.push_back(actor),
+                Priority::Normal => line.normal.push_back(actor),
+            }
+        }
+        self.work.notify_one();
+        true
+    }
+
+    fn work(&self) {
+        while let Some(actor) = self.next() {
+            if actor.turn() && !self.schedule(actor.clone()) {
+                actor.abandon();
+            }
+        }
+    }
+
+    fn next(&self) -> Option<Arc<dyn Runnable>> {
+        let mut line = lock(&self.line);
+        loop {
+            if line.closed {
+                return None;
+            }
+            let normal_is_due = line.urgent_run >= URGENT_IN_A_ROW && !line.normal.is_empty();
+            if !normal_is_due && let Some(actor) = line.urgent.pop_front() {
+                line.urgent_run += 1;
+                return Some(actor);
+            }
+            if let Some(actor) = line.normal.pop_front() {
+                line.urgent_run = 0;
+                return Some(actor);
+            }
+            line = self.work.wait(line).unwrap_or_else(|poisoned| poisoned.into_inner());
+        }
+    }
+
+    /// Runs `task`; a panic in it is counted and told to the hook. True when there was none.
+    fn guarded(&self, mailbox: &Arc<str>, task: impl FnOnce()) -> bool {
+        let Err(payload) = catch_unwind(AssertUnwindSafe(task)) else { return true };
+        self.panics.fetch_add(1, Ordering::Relaxed);
+        let message = panic_message(payload.as_ref());
+        tracing::error!(mailbox = &**mailbox, message, "a handler panicked");
+        // A payload may itself panic when it is dropped, and the hook is someone else's code.
+        let told = catch_unwind(AssertUnwindSafe(|| {
+            drop(payload);
+            if let Some(hook) = &self.hook {
+                hook(&PanicReport { mailbox: mailbox.clone(), message });
+            }
+        }));
+        if let Err(second) = told {
+            self.panics.fetch_add(1, Ordering::Relaxed);
+            std::mem::forget(second);
+        }
+        false
+    }
+}
+
+/// The message of a caught panic, as far as it has one.
+pub(crate) fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("a panic without a message").to_owned()
+}
+
+/// Locks, and goes on when a panicking thread held the lock: everything behind our locks is kept valid at every step.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}

@@ -1,0 +1,295 @@
+//! Blurs what is behind a person.
+
+
+
+use remotemedia_media::{FramePool, VideoFrame};
+
+use super::picture::PlaneScaler;
+use super::{simple, unexpected};
+use crate::data::{Data, Item, Kind, Mask};
+use crate::error::NodeError;
+use crate::spec::{Emit, Node, NodeSpec, ParamSpec, Params, PortSpec};
+
+/// Three boxes in a row are close to a Gaussian.
+const PASSES: usize = 3;
+
+/// `BackgroundBlur`: `mask` (mask, must be connected) and `in` (video) -> `out` (video).
+///
+/// Each picture is blurred where the latest mask says background. Until a first mask has come, all of it is: what is
+/// behind a person is never shown by accident. People's colours don't bleed into the background.
+///
+/// | parameter | range | default | |
+/// |---|---|---|---|
+/// | `radius` | 1..=64 | 12 | standard deviation of the blur, in pixels of the picture; under 4 it is approximate |
+/// | `softness` | 0..=1 | 0.5 | width of the transition at the edge, as a share of the mask's own |
+/// | `smoothing` | 0..=0.95 | 0.3 | how much of the previous mask stays, against flicker; 0 follows at once |
+pub(super) fn spec() -> NodeSpec {
+    NodeSpec {
+        node_type: "BackgroundBlur".to_owned(),
+        inputs: vec![PortSpec::connected("mask", Kind::Mask), PortSpec::new("in", Kind::Video)],
+        outputs: vec![PortSpec::new("out", Kind::Video)],
+        params: vec![
+            ParamSpec::integer("radius", 1, 64, 12),
+            ParamSpec::number("softness", 0.0, 1.0, 0.5),
+            ParamSpec::number("smoothing", 0.0, 0.95, 0.3),
+        ],
+        same_kind: false,
+        load: simple(Blur::new),
+    }
+}
+
+const MASK_PORT: usize = 0;
+
+struct Blur {
+    radius: f32,
+    softness: f32,
+    smoothing: f32,
+    /// The mask smoothed over time, before the edge is shaped.
+    mask: Option<Smoothed>,
+    pool: FramePool,
+    scaler: PlaneScaler,
+    work: Work,
+}
+
+struct Smoothed {
+    width: u32,
+    height: u32,
+    /// 0..=255.
+    values: Vec<f32>,
+}
+
+/// Buffers kept from picture to picture; their size follows the picture's.
+#[derive(Default)]
+struct Work {
+    /// The shaped mask at its own size: 255 keeps the pixel.
+    alpha: Vec<u8>,
+    /// The same at the size of the blur, of luma and of chroma.
+    alpha_small: Vec<u8>,
+    alpha_luma: Vec<u8>,
+    alpha_chroma: Vec<u8>,
+    /// The three planes at the size of the blur.
+    small: [Vec<u8>; 3],
+    /// Y, U, V and weight of a pixel together, so that one sum in the loops is one vector.
+    pixels: Vec<[f32; 4]>,
+    passed: Vec<[f32; 4]>,
+    sums: Vec<[f32; 4]>,
+    /// A blurred plane at full size.
+    blurred: Vec<u8>,
+}
+
+impl Blur {
+    fn new(params: &Params) -> Result<Blur, NodeError> {
+        let mut blur = Blur {
+            radius: 12.0,
+            softness: 0.5,
+            smoothing: 0.3,
+            mask: None,
+            pool: FramePool::default(),
+            scaler: PlaneScaler::default(),
+            work: Work::default(),
+        };
+        blur.set_params(params)?;
+        Ok(blur)
+    }
+
+    fn take_mask(&mut self, mask: &Mask) {
+        let values = mask.data().iter().map(|value| f32::from(*value));
+        match &mut self.mask {
+            Some(known) if (known.width, known.height) == (mask.width(), mask.height()) => {
+                let keep = self.smoothing;
+                known.values.iter_mut().zip(values).for_each(|(old, new)| *old = *old * keep + new * (1.0 - keep));
+            }
+            other => *other = Some(Smoothed { width: mask.width(), height: mask.height(), values: values.collect() }),
+        }
+    }
+
+    fn blur(&mut self, frame: &VideoFrame) -> Result<VideoFrame, NodeError> {
+        let (w, h) = (frame.width(), frame.height());
+        let (cw, ch) = (w.div_ceil(2), h.div_ceil(2));
+        // A wide blur has no detail to lose at a quarter of the size; the cost doesn't grow with the radius.
+        let shrink = if self.radius >= 8.0 { 4 } else { 2 };
+        let (sw, sh) = (w.div_ceil(shrink), h.div_ceil(shrink));
+        let work = &mut self.work;
+        resize(&mut work.alpha_small, sw, sh);
+        resize(&mut work.alpha_luma, w, h);
+        resize(&mut work.alpha_chroma, cw, ch);
+        resize(&mut work.blurred, w, h);
+        work.small.iter_mut().for_each(|plane| resize(plane, sw, sh));
+
+        match &self.mask {
+            Some(mask) => {
+                shape(&mask.values, self.softness, &mut work.alpha);
+                let from = (work.alpha.as_slice(), mask.width, mask.height);
+                self.scaler.scale(from, (&mut work.alpha_small, sw, sh))?;
+                self.scaler.scale(from, (&mut work.alpha_luma, w, h))?;
+                self.scaler.scale(from, (&mut work.alpha_chroma, cw, ch))?;
+            }
+            None => {
+                for alpha in [&mut work.alpha_small, &mut work.alpha_luma, &mut work.alpha_chroma] {
+                    alpha.fill(0);
+                }
+            }
+        }
+
+        let planes = frame.planes();
+        let sizes = [(w, h), (cw, ch), (cw, ch)];
+        for ((plane, (w, h)), small) in planes.iter().zip(sizes).zip(&mut work.small) {
+            self.scaler.scale((plane.data, w, h), (small, sw, sh))?;
+        }
+        work.gather();
+        let radius = box_radius(self.radius / shrink as f32);
+        for _ in 0..PASSES {
+            blur_columns(&work.pixels, &mut work.passed, &mut work.sums, sw as usize, sh as usize, radius);
+            blur_rows(&work.passed, &mut work.pixels, sw as usize, radius);
+        }
+        work.scatter();
+
+        let mut out = self.pool.get(w, h).map_err(|error| NodeError::failed(error.to_string()))?;
+        for (index, (target, (w, h))) in out.planes_mut().into_iter().zip(sizes).enumerate() {
+            let blurred = &mut work.blurred[..w as usize * h as usize];
+            self.scaler.scale((&work.small[index], sw, sh), (blurred, w, h))?;
+            let alpha = if index == 0 { &work.alpha_luma } else { &work.alpha_chroma };
+            blend(planes[index].data, blurred, alpha, target.data);
+        }
+        Ok(out.freeze(frame.timestamp_us()))
+    }
+}
+
+impl Work {
+    /// Packs the small planes, each weighted by how much it is background. A little weight is left everywhere: where a
+    /// person fills the picture there still is something to divide by.
+    fn gather(&mut self) {
+        let [y, u, v] = &self.small;
+        self.pixels.clear();
+        self.pixels.extend(y.iter().zip(u).zip(v).zip(&self.alpha_small).map(|(((y, u), v), alpha)| {
+            let weight = f32::from(255 - alpha) + 1.0;
+            [f32::from(*y) * weight, f32::from(*u) * weight, f32::from(*v) * weight, weight]
+        }));
+        self.passed.resize(self.pixels.len(), [0.0; 4]);
+    }
+
+    fn scatter(&mut self) {
+        let [y, u, v] = &mut self.small;
+        for (((pixel, y), u), v) in self.pixels.iter().zip(y).zip(u).zip(v) {
+            let scale = 1.0 / pixel[3].max(1e-3);
+            *y = (pixel[0] * scale + 0.5) as u8;
+            *u = (pixel[1] * scale + 0.5) as u8;
+            *v = (pixel[2] * scale + 0.5) as u8;
+        }
+    }
+}
+
+fn resize(buffer: &mut Vec<u8>, width: u32, height: u32) {
+    buffer.resize(width as usize * height as usize, 0);
+}
+
+/// Three boxes of this radius have the standard deviation `sigma`: a box of width w has the variance (w^2 - 1) / 12.
+fn box_radius(sigma: f32) -> usize {
+    let width = (4.0 * sigma * sigma + 1.0).sqrt();
+    (((width - 1.0) / 2.0).round() as usize).max(1)
+}
+
+/// Steepens the mask around one half: the softer, the wider the transition.
+fn shape(values: &[f32], softness: f32, alpha: &mut Vec<u8>) {
+    let width = (softness * 255.0).max(8.0);
+    let low = (255.0 - width) / 2.0;
+    let scale = 1.0 / width;
+    alpha.clear();
+    alpha.extend(values.iter().map(|value| {
+        let t = ((value - low) * scale).clamp(0.0, 1.0);
+        (t * t * (3.0 - 2.0 * t) * 255.0 + 0.5) as u8
+    }));
+}
+
+/// `out` = `sharp` where alpha is 255, `soft` where it is 0.
+fn blend(sharp: &[u8], soft: &[u8], alpha: &[u8], out: &mut [u8]) {
+    for (((out, sharp), soft), alpha) in out.iter_mut().zip(sharp).zip(soft).zip(alpha) {
+        let alpha = u16::from(*alpha);
+        let mixed = u16::from(*sharp) * alpha + u16::from(*soft) * (255 - alpha) + 128;
+        // Division by 255, exact for what two bytes can give.
+        *out = ((mixed + (mixed >> 8)) >> 8) as u8;
+    }
+}
+
+/// One box along the columns: a running sum for a whole row of them at once. Edges repeat.
+fn blur_columns(
+    from: &[[f32; 4]],
+    to: &mut [[f32; 4]],
+    sums: &mut Vec<[f32; 4]>,
+    width: usize,
+    height: usize,
+    radius: usize,
+) {
+    let row = |y: usize| &from[y * width..(y + 1) * width];
+    let scale = 1.0 / (2 * radius + 1) as f32;
+    sums.clear();
+    sums.extend(row(0).iter().map(|pixel| pixel.map(|value| value * (radius + 1) as f32)));
+    for y in 1..=radius {
+        add(sums, row(y.min(height - 1)));
+    }
+    for y in 0..height {
+        let out = &mut to[y * width..(y + 1) * width];
+        for (out, sum) in out.iter_mut().zip(sums.iter()) {
+            *out = sum.map(|value| value * scale);
+        }
+        let (enters, leaves) = (row((y + radius + 1).min(height - 1)), row(y.saturating_sub(radius)));
+        for ((sum, enters), leaves) in sums.iter_mut().zip(enters).zip(leaves) {
+            for ((sum, enters), leaves) in sum.iter_mut().zip(enters).zip(leaves) {
+                *sum += enters - leaves;
+            }
+        }
+    }
+}
+
+fn add(sums: &mut [[f32; 4]], row: &[[f32; 4]]) {
+    for (sum, pixel) in sums.iter_mut().zip(row) {
+        for (sum, value) in sum.iter_mut().zip(pixel) {
+            *sum += value;
+        }
+    }
+}
+
+/// One box along the rows: a running sum of the four values of a pixel.
+fn blur_rows(from: &[[f32; 4]], to: &mut [[f32; 4]], width: usize, radius: usize) {
+    let scale = 1.0 / (2 * radius + 1) as f32;
+    let last = width - 1;
+    for (from, to) in from.chunks_exact(width).zip(to.chunks_exact_mut(width)) {
+        let mut sum = from[0].map(|value| value * (radius + 1) as f32);
+        for x in 1..=radius {
+            sum = plus(sum, from[x.min(last)]);
+        }
+        for (x, out) in to.iter_mut().enumerate() {
+            *out = sum.map(|value| value * scale);
+            sum = plus(sum, minus(from[(x + radius + 1).min(last)], from[x.saturating_sub(radius)]));
+        }
+    }
+}
+
+fn plus(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+    std::array::from_fn(|i| a[i] + b[i])
+}
+
+fn minus(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+    std::array::from_fn(|i| a[i] - b[i])
+}
+
+impl Node for Blur {
+    fn process(&mut self, port: usize, item: Item, out: &mut Emit) -> Result<(), NodeError> {
+        match &item.data {
+            Data::Mask(mask) if port == MASK_PORT => self.take_mask(mask),
+            Data::Video(frame) => {
+                let blurred = self.blur(frame)?;
+                out.push(0, item.derive(Data::Video(blurred)));
+            }
+            _ => return Err(unexpected(&item)),
+        }
+        Ok(())
+    }
+
+    fn set_params(&mut self, params: &Params) -> Result<(), NodeError> {
+        self.radius = params.integer("radius").map_or(12.0, |radius| radius as f32);
+        self.softness = params.number("softness").map_or(0.5, |softness| softness as f32);
+        self.smoothing = params.number("smoothing").map_or(0.3, |smoothing| smoothing as f32);
+        Ok(())
+    }
+}
