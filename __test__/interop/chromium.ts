@@ -229,7 +229,7 @@ async function serveScripts(): Promise<{ origin: string; close(): Promise<void> 
 <script type="module">import { join } from './peer.js'; window.peers = { join }</script>`
   const server = createServer(async (request, response) => {
     try {
-      const script = /^\/(peer|pattern|protocol)\.js$/.exec(request.url ?? '')?.[1]
+      const script = /^\/(peer|media|pattern)\.js$/.exec(request.url ?? '')?.[1]
       if (script) {
         response.writeHead(200, { 'content-type': 'text/javascript; charset=utf-8' })
         response.end(await plainScript(join(__dirname, 'browser', `${script}.ts`)))
