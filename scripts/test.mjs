@@ -81,7 +81,7 @@ function testEnvironment() {
   const library = process.env.ORT_DYLIB_PATH ?? onnxRuntimeLibrary()
   if (library) env.ORT_DYLIB_PATH = library
   const browser = chromium()
-  if (browser) env.CHROMIUM_PATH = browser
+  if (browser) env.CHROMIUM = browser
   return env
 }
 

@@ -10,6 +10,8 @@ export interface BuildInfo {
   target: string
   /** Cargo profile: `release` or `debug`. */
   profile: string
+  /** Video codecs that can be opened: `VP9`, `VP8`, and `H264` unless it was built without. */
+  videoCodecs: string[]
 }
 
 /** What the native addon was built from. */

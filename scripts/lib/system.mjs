@@ -32,10 +32,10 @@ const BROWSER = [
   },
 ]
 
-/** The Chromium that tests and the demo drive: `CHROMIUM_PATH`, or one from the PATH. */
+/** The Chromium that tests and the demo drive: `CHROMIUM`, or one from the PATH. */
 export function chromium() {
-  const { CHROMIUM_PATH } = process.env
-  if (CHROMIUM_PATH) return existsSync(CHROMIUM_PATH) ? CHROMIUM_PATH : undefined
+  const { CHROMIUM } = process.env
+  if (CHROMIUM) return existsSync(CHROMIUM) ? CHROMIUM : undefined
   return which('chromium', 'chromium-browser', 'google-chrome-stable', 'google-chrome')
 }
 
