@@ -41,29 +41,37 @@ async function signaling(args: string[]): Promise<void> {
   const values = parse(args)
   if (values.help) return print(signalingHelp())
   const log = values.json ? logJson : logText
-  const server = await SignalingServer.listen({
+  const options = {
     port: readPort(values.port ?? '8080'),
     host: values.host ?? '127.0.0.1',
     ...(values.path === undefined ? {} : { path: values.path }),
     ...(values.origin === undefined ? {} : { allowedOrigins: values.origin }),
     limits: readLimits(values.limits),
-  })
+  }
+  // Before anyone can know that we run, so that a signal always finds us ready.
+  const stopped = stopSignal()
+  const server = await SignalingServer.listen(options)
   const health = `http${server.url.slice('ws'.length).replace(/(:\d+).*$/, '$1')}/healthz`
   log('listening', { url: server.url, health, pid: process.pid })
 
-  let stopping = false
-  const stop = (signal: NodeJS.Signals) => {
-    if (stopping) process.exit(EXIT_FAILURE)
-    stopping = true
-    setTimeout(() => process.exit(EXIT_FAILURE), FORCED_EXIT_MS).unref()
-    server.close().then(() => {
-      const { uptimeMs, connectionsTotal, relayed } = server.stats()
-      log('stopped', { signal, uptime: uptimeMs / 1000, connections: connectionsTotal, relayed })
-      process.exitCode = 0
-      process.off('SIGTERM', stop).off('SIGINT', stop)
-    })
-  }
-  process.on('SIGTERM', stop).on('SIGINT', stop)
+  const signal = await stopped
+  setTimeout(() => process.exit(EXIT_FAILURE), FORCED_EXIT_MS).unref()
+  await server.close()
+  const { uptimeMs, connectionsTotal, relayed } = server.stats()
+  log('stopped', { signal, uptime: uptimeMs / 1000, connections: connectionsTotal, relayed })
+}
+
+/** The first SIGTERM or SIGINT. A second one ends the process at once. */
+function stopSignal(): Promise<NodeJS.Signals> {
+  return new Promise((resolve) => {
+    let stopping = false
+    const onSignal = (signal: NodeJS.Signals) => {
+      if (stopping) process.exit(EXIT_FAILURE)
+      stopping = true
+      resolve(signal)
+    }
+    process.on('SIGTERM', onSignal).on('SIGINT', onSignal)
+  })
 }
 
 const HELP = `Multi-peer WebRTC for Node: command line tools.
@@ -88,7 +96,7 @@ function signalingHelp(): string {
   const limits = LIMIT_NAMES.map((name) => {
     const { default: value, min, max, unit } = SIGNALING_LIMITS[name]
     const range = `${unit === 'count' ? '' : `${unit}, `}${min} to ${max}`
-    return `  ${`--${toFlag(name)} <n>`.padEnd(42)} ${String(value).padStart(8)}  (${range})`
+    return `  ${`--${toFlag(name)} <n>`.padEnd(40)} ${String(value).padStart(8)}  (${range})`
   })
   return `Run a signaling server: rooms, presence, and the relay of offers, answers and ICE
 candidates between peers, as JSON-RPC 2.0 over WebSocket.
@@ -112,7 +120,8 @@ ${limits.join('\n')}
 Health: GET /healthz on the same port answers {"status":"ok",...}.
 Signals: SIGTERM and SIGINT say goodbye to every client and exit with 0; a second one
 exits at once.
-Exit codes: 0 stopped by a signal, 1 could not run (e.g. the port is taken), 2 wrong usage.
+Exit codes: 0 stopped by a signal, 1 could not run (e.g. the port is taken), 2 wrong
+usage.
 
 Examples:
   remotemedia-webrtc signaling --port 8080

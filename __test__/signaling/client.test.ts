@@ -2,13 +2,13 @@ import { once } from 'node:events'
 import { createServer } from 'node:http'
 import { type AddressInfo, createServer as createTcpServer, type Server, type Socket } from 'node:net'
 import { type WebSocket, WebSocketServer } from 'ws'
-import { WebRtcError } from '../../src-ts/errors'
+import { WebRtcError } from '../../src-ts/errors.js'
 import {
   SignalingClient,
   type SignalingClientEvents,
   type SignalingClientOptions,
-} from '../../src-ts/signaling/client'
-import { CANDIDATE, SDP, Servers } from './support'
+} from '../../src-ts/signaling/client.js'
+import { CANDIDATE, SDP, Servers } from './support.js'
 
 const servers = new Servers()
 const clients: SignalingClient[] = []
@@ -333,7 +333,7 @@ describe('reconnecting', () => {
 
   test('a cut connection is resumed with its token: the others never saw it leave', async () => {
     const server = await servers.listen()
-    const proxy = await Proxy.to(server.port)
+    const proxy = await TcpProxy.to(server.port)
     const a = await connect({ url: proxy.url, peerId: 'a', reconnect: quick })
     const b = await connect({ url: server.url, peerId: 'b' })
     const seen: string[] = []
@@ -417,7 +417,7 @@ describe('reconnecting', () => {
 
   test('a server that went silent is left for a new connection', async () => {
     const server = await servers.listen()
-    const proxy = await Proxy.to(server.port)
+    const proxy = await TcpProxy.to(server.port)
     const a = await connect({ url: proxy.url, peerId: 'a', heartbeatIntervalMs: 30, reconnect: quick })
     const again = next(a, 'reconnected')
     proxy.freeze()
@@ -454,7 +454,7 @@ describe('closing', () => {
     await waiting
     await a.close()
     const other = await servers.listen()
-    const proxy = await Proxy.to(other.port)
+    const proxy = await TcpProxy.to(other.port)
     const b = await connect({ url: proxy.url })
     proxy.freeze()
     const started = performance.now()
@@ -465,12 +465,12 @@ describe('closing', () => {
 })
 
 /** A TCP relay whose lines can be cut or frozen. */
-class Proxy {
+class TcpProxy {
   readonly url: string
   readonly #server: Server
   readonly #pairs: { client: Socket; upstream: Socket }[]
 
-  static async to(port: number): Promise<Proxy> {
+  static async to(port: number): Promise<TcpProxy> {
     const pairs: { client: Socket; upstream: Socket }[] = []
     const server = createTcpServer((client) => {
       const upstream = new (client.constructor as typeof Socket)()
@@ -481,7 +481,7 @@ class Proxy {
     })
     server.listen(0, '127.0.0.1')
     await once(server, 'listening')
-    return new Proxy(server, pairs)
+    return new TcpProxy(server, pairs)
   }
 
   constructor(server: Server, pairs: { client: Socket; upstream: Socket }[]) {

@@ -1,5 +1,5 @@
 /** Messages of RemoteMedia clients that exist already, word for word: they must go on working. */
-import { type Message, RawPeer, SDP, Servers } from './support'
+import { type Message, RawPeer, SDP, Servers } from './support.js'
 
 const servers = new Servers()
 afterEach(() => servers.closeAll())

@@ -1,6 +1,6 @@
-import { SignalingClient } from '../../src-ts/signaling/client'
-import { SignalingServer } from '../../src-ts/signaling/server'
-import { liveHandles, RawPeer } from './support'
+import { SignalingClient } from '../../src-ts/signaling/client.js'
+import { SignalingServer } from '../../src-ts/signaling/server.js'
+import { leakedHandles, liveHandles, RawPeer } from './support.js'
 
 test('100 times connect and close, and a crowd, leave no socket and no timer', async () => {
   const before = liveHandles()
@@ -22,7 +22,7 @@ test('100 times connect and close, and a crowd, leave no socket and no timer', a
   await server.close()
   await neverAnnounced.closed
   expect(server.stats()).toMatchObject({ connectionsTotal: 171, connections: 0 })
-  expect(liveHandles()).toEqual(before)
+  expect(await leakedHandles(before)).toEqual([])
 })
 
 test('a server that could not listen, and a client that could not connect, leave nothing', async () => {
@@ -37,5 +37,16 @@ test('a server that could not listen, and a client that could not connect, leave
   const { url } = server
   await server.close()
   await expect(SignalingClient.connect({ url })).rejects.toMatchObject({ code: 'ERR_SIGNALING' })
-  expect(liveHandles()).toEqual(before)
+  expect(await leakedHandles(before)).toEqual([])
+})
+
+test('the check above does see a leak', async () => {
+  const before = liveHandles()
+  const server = await SignalingServer.listen({ port: 0 })
+  const client = await SignalingClient.connect({ url: server.url })
+  expect(await leakedHandles(before)).toEqual(
+    expect.arrayContaining(['TCPServerWrap', 'TCPSocketWrap', 'TCPSocketWrap']),
+  )
+  await client.close()
+  await server.close()
 })

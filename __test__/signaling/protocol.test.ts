@@ -1,9 +1,15 @@
 import { readFileSync } from 'node:fs'
 import { resolve } from 'node:path'
-import { WEBRTC_ERROR_CODES, WebRtcError } from '../../src-ts/errors'
-import { LIMIT_NAMES, resolveLimits, SIGNALING_LIMITS } from '../../src-ts/signaling/limits'
-import { isDeeperThan, isName, parseMessage, RPC_ERRORS, readAnnounce } from '../../src-ts/signaling/protocol'
-import { AddressTable, addressKey, TokenBucket } from '../../src-ts/signaling/rate'
+import { WEBRTC_ERROR_CODES, WebRtcError } from '../../src-ts/errors.js'
+import { LIMIT_NAMES, resolveLimits, SIGNALING_LIMITS } from '../../src-ts/signaling/limits.js'
+import {
+  isDeeperThan,
+  isName,
+  parseMessage,
+  RPC_ERRORS,
+  readAnnounce,
+} from '../../src-ts/signaling/protocol.js'
+import { AddressTable, addressKey, TokenBucket } from '../../src-ts/signaling/rate.js'
 
 const limits = resolveLimits()
 const root = resolve(__dirname, '../..')

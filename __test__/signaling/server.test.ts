@@ -2,9 +2,9 @@ import { once } from 'node:events'
 import { createServer, get, type IncomingMessage } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { WebSocket } from 'ws'
-import { WebRtcError } from '../../src-ts/errors'
-import { SignalingServer } from '../../src-ts/signaling/server'
-import { CANDIDATE, type Message, RawPeer, SDP, Servers } from './support'
+import { WebRtcError } from '../../src-ts/errors.js'
+import { SignalingServer } from '../../src-ts/signaling/server.js'
+import { CANDIDATE, type Message, RawPeer, SDP, Servers } from './support.js'
 
 const servers = new Servers()
 afterEach(async () => {
@@ -447,7 +447,7 @@ describe('who may enter', () => {
 
   test('two announces of one id, authorized at the same time: one gets it', async () => {
     const { url } = await servers.listen({
-      authorize: () => new Promise<undefined>((resolve) => setImmediate(resolve)),
+      authorize: () => new Promise<undefined>((resolve) => setImmediate(() => resolve(undefined))),
     })
     const peers = await Promise.all([RawPeer.open(url), RawPeer.open(url)])
     const answers = await Promise.all(

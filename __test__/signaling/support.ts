@@ -1,7 +1,7 @@
 /** A bare WebSocket peer: what any JSON-RPC client could send, and a log of what came back. */
 import { once } from 'node:events'
 import { type ClientOptions, WebSocket } from 'ws'
-import { SignalingServer, type SignalingServerOptions } from '../../src-ts/signaling/server'
+import { SignalingServer, type SignalingServerOptions } from '../../src-ts/signaling/server.js'
 
 // biome-ignore lint/suspicious/noExplicitAny: tests look into messages freely
 export type Message = any
@@ -127,10 +127,22 @@ export class Servers {
   }
 }
 
-/** What keeps the process alive beyond the runner's own: sockets, servers, timers. */
+/** Sockets, servers and timers of this process, the test runner's own among them. */
 export function liveHandles(): string[] {
-  return process
-    .getActiveResourcesInfo()
-    .filter((kind) => /TCP|Timeout|Pipe|Process/.test(kind))
-    .sort()
+  return process.getActiveResourcesInfo().filter((kind) => /TCP|Timeout/.test(kind))
+}
+
+/** What is alive beyond `before`. A socket that was told to go is given a moment to be gone. */
+export async function leakedHandles(before: string[]): Promise<string[]> {
+  const deadline = performance.now() + 1_000
+  for (;;) {
+    const left = [...before]
+    const leaked = liveHandles().filter((kind) => {
+      const index = left.indexOf(kind)
+      if (index >= 0) left.splice(index, 1)
+      return index < 0
+    })
+    if (leaked.length === 0 || performance.now() > deadline) return leaked
+    await new Promise((resolve) => setImmediate(resolve))
+  }
 }
