@@ -250,7 +250,7 @@ function version(): string {
 /** The candidate that a slip of the finger could have turned into `text`. */
 function nearest(text: string, candidates: string[]): string | undefined {
   let best: string | undefined
-  let bestDistance = Math.max(1, Math.floor(text.length / 3)) + 1
+  let bestDistance = Math.min(3, Math.floor(text.length / 2)) + 1
   for (const candidate of candidates) {
     const distance = editDistance(text, candidate)
     if (distance < bestDistance) {

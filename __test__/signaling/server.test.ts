@@ -445,6 +445,29 @@ describe('who may enter', () => {
     ])
   })
 
+  test('while authorize thinks, little is read of what a client goes on sending', async () => {
+    let allow = () => {}
+    const asked = new Promise<void>((tell) => {
+      allow = tell
+    })
+    const server = await servers.listen({
+      authorize: () => asked.then(() => true),
+      limits: { messageBurst: 5_000 },
+    })
+    const peer = await RawPeer.open(server.url)
+    const announced = peer.request('peer.announce', { peer_id: 'a', capabilities: [] })
+    const answers = Array.from({ length: 1_000 }, (_, i) =>
+      peer.request('server.info', { pad: 'x'.repeat(10_000) }, `i${i}`),
+    )
+    const other = await RawPeer.open(server.url)
+    for (let i = 0; i < 50; i++) await http(`http://127.0.0.1:${server.port}/healthz`)
+    expect(server.stats().bytesIn).toBeLessThan(1_000_000)
+    allow()
+    expect((await announced).result.success).toBe(true)
+    expect((await Promise.all(answers)).filter((a) => a.result)).toHaveLength(1_000)
+    await other.close()
+  })
+
   test('two announces of one id, authorized at the same time: one gets it', async () => {
     const { url } = await servers.listen({
       authorize: () => new Promise<undefined>((resolve) => setImmediate(() => resolve(undefined))),

@@ -177,9 +177,13 @@ export class Connection {
     this.#end()
   }
 
-  /** Ends the connection without a word. */
-  terminate(): void {
-    this.#ws.terminate()
+  /** Reads no more than what has arrived. */
+  pause(): void {
+    this.#ws.pause()
+  }
+
+  resume(): void {
+    this.#ws.resume()
   }
 
   #onMessage(data: Buffer, isBinary: boolean): void {

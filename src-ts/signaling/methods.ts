@@ -127,9 +127,12 @@ export class Methods {
     }
     const waiting: Call[] = []
     connection.waiting = waiting
+    // What is read already is little; the rest waits with its sender.
+    connection.pause()
     this.#authorize(authorize, connection, call, announce).then(() => {
       if (connection.waiting !== waiting) return
       connection.waiting = undefined
+      connection.resume()
       for (const next of waiting) this.call(connection, next)
     })
   }
