@@ -1,0 +1,141 @@
+//! Data channels.
+
+use crate::config::{ChannelOptions, DataMode};
+use crate::error::LinkError;
+use crate::event::{ChannelId, LinkEvent, MessageKind};
+use crate::link::{Link, MAX_QUEUED_TRANSMITS};
+use crate::negotiate::channel_init;
+use bytes::BytesMut;
+use rtc::data_channel::RTCDataChannelInit;
+use std::time::Instant;
+
+/// Channels at once, ours and the peer's; the peer's next one is closed as it opens.
+const MAX_CHANNELS: usize = 256;
+
+/// What the link knows of a channel.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    mode: Option<DataMode>,
+    open: bool,
+}
+
+impl Link {
+    /// Opens a further channel in-band. [`LinkEvent::ChannelOpen`] says when it is open.
+    ///
+    /// # Errors
+    /// [`LinkError::NotNegotiated`] if the peer has no data section, [`LinkError::Argument`] for a label over 65 535
+    /// or a protocol over 255 bytes or the 257th channel, [`LinkError::Closed`].
+    pub fn open_channel(
+        &mut self,
+        now: Instant,
+        label: &str,
+        options: ChannelOptions,
+    ) -> Result<ChannelId, LinkError> {
+        self.check_open()?;
+        if self.config.data.is_none() || self.established && !self.negotiated.data {
+            return Err(LinkError::NotNegotiated("data channels"));
+        }
+        if label.len() > 65_535 || options.protocol.len() > 255 {
+            return Err(LinkError::Argument("a label over 65535 or a protocol over 255 bytes"));
+        }
+        if self.channels.len() >= MAX_CHANNELS {
+            return Err(LinkError::Argument("more than 256 channels"));
+        }
+        let id = self.new_channel(label, channel_init(options.mode, options.protocol), options.mode)?;
+        self.drain(now);
+        Ok(ChannelId(id))
+    }
+
+    /// Sends one message, or nothing of it. An empty message is allowed.
+    ///
+    /// # Errors
+    /// [`LinkError::MessageTooLarge`], [`LinkError::NotUtf8`], [`LinkError::BufferFull`],
+    /// [`LinkError::ChannelNotOpen`], [`LinkError::Closed`].
+    pub fn send_message(
+        &mut self,
+        now: Instant,
+        channel: ChannelId,
+        kind: MessageKind,
+        data: &[u8],
+    ) -> Result<(), LinkError> {
+        self.check_open()?;
+        if !self.channels.get(&channel.0).is_some_and(|c| c.open) {
+            return Err(LinkError::ChannelNotOpen);
+        }
+        let limit = self.negotiated.max_message_size;
+        if data.len() > limit {
+            return Err(LinkError::MessageTooLarge { size: data.len(), limit });
+        }
+        let full = self.transmits.len() >= MAX_QUEUED_TRANSMITS;
+        let mut engine = self.pc.data_channel(channel.0).ok_or(LinkError::ChannelNotOpen)?;
+        if full || engine.outstanding_bytes() + data.len() > self.config.max_buffered_bytes {
+            return Err(LinkError::BufferFull);
+        }
+        match kind {
+            MessageKind::Binary => engine.send(now, BytesMut::from(data))?,
+            MessageKind::Text => {
+                let text = std::str::from_utf8(data).map_err(|_| LinkError::NotUtf8)?;
+                engine.send_text(now, text)?;
+            }
+        }
+        self.stats.messages_sent += 1;
+        self.drain(now);
+        Ok(())
+    }
+
+    /// Bytes accepted on a channel that the peer has not acknowledged; 0 for a channel that is gone.
+    pub fn buffered_amount(&mut self, channel: ChannelId) -> usize {
+        self.pc.data_channel(channel.0).map_or(0, |c| c.outstanding_bytes())
+    }
+
+    /// Closes one channel. Nothing happens if it is closed already.
+    pub fn close_channel(&mut self, now: Instant, channel: ChannelId) {
+        if self.check_open().is_err() || !self.channels.contains_key(&channel.0) {
+            return;
+        }
+        if let Some(mut engine) = self.pc.data_channel(channel.0) {
+            let _ = engine.close();
+        }
+        self.drain(now);
+        self.channel_closed(channel.0);
+    }
+
+    pub(crate) fn new_channel(
+        &mut self,
+        label: &str,
+        init: RTCDataChannelInit,
+        mode: DataMode,
+    ) -> Result<usize, LinkError> {
+        let id = self.pc.create_data_channel(label, Some(init))?.id();
+        self.channels.insert(id, Channel { mode: Some(mode), open: false });
+        Ok(id)
+    }
+
+    pub(crate) fn channel_opened(&mut self, id: usize) {
+        let Some(mut engine) = self.pc.data_channel(id) else { return };
+        if !self.channels.contains_key(&id) && self.channels.len() >= MAX_CHANNELS {
+            let _ = engine.close();
+            self.stats.drops.channel_limit += 1;
+            return;
+        }
+        let (label, protocol) = (engine.label().to_owned(), engine.protocol().to_owned());
+        let ordered = engine.ordered();
+        let ours = self.channels.contains_key(&id);
+        let channel = self.channels.entry(id).or_insert(Channel { mode: None, open: false });
+        if channel.open {
+            return;
+        }
+        channel.open = true;
+        let mode = channel.mode;
+        self.events.push_back(LinkEvent::ChannelOpen { id: ChannelId(id), label, protocol, ordered, ours, mode });
+    }
+
+    pub(crate) fn channel_closed(&mut self, id: usize) {
+        if self.data_channel == Some(id) {
+            self.data_channel = None;
+        }
+        if self.channels.remove(&id).is_some() {
+            self.events.push_back(LinkEvent::ChannelClosed { id: ChannelId(id) });
+        }
+    }
+}

@@ -1,0 +1,670 @@
+//! The link and its drain loop.
+
+use crate::candidate::{Candidate, host_line};
+use crate::channels::Channel;
+use crate::config::{Certificate, LinkConfig};
+use crate::engine::{self, Ssrcs};
+use crate::error::LinkError;
+use crate::event::{IceState, LinkEvent, LinkState, MediaKind, MessageKind, Negotiated, RtpIn, Transmit};
+use crate::media::RtpOut;
+use crate::sdp::Slot;
+use crate::sdp::remote::RemoteCodec;
+use crate::stats::{CandidateKind, Drops, LinkStats, SelectedPair};
+use crate::tap::{self, RESEND_AFTER_CONNECT, Shared};
+use bytes::{Bytes, BytesMut};
+use rtc::peer_connection::RTCPeerConnection;
+use rtc::peer_connection::event::{RTCDataChannelEvent, RTCPeerConnectionEvent};
+use rtc::peer_connection::message::RTCMessage;
+use rtc::peer_connection::state::{RTCIceConnectionState, RTCPeerConnectionState};
+use rtc::peer_connection::transport::{RTCDtlsTransportState, RTCIceCandidateInit};
+use rtc::rtp_transceiver::RTCRtpSenderId;
+use rtc::sansio::Protocol;
+use rtc::shared::{TaggedBytesMut, TransportContext, TransportProtocol};
+use rtc::statistics::StatsSelector;
+use rtc::statistics::report::RTCStatsReportEntry;
+use std::collections::{BTreeMap, VecDeque};
+use std::hash::{BuildHasher, Hasher};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// Datagrams that wait for ICE (driver rule D2).
+pub const MAX_HELD_DATAGRAMS: usize = 32;
+/// Candidates that wait for a description, and candidates taken in one ICE generation.
+pub const MAX_QUEUED_CANDIDATES: usize = 64;
+/// A held datagram is a handshake record or an early media packet; nothing longer is worth holding.
+const MAX_HELD_BYTES: usize = 1500;
+const MAX_QUEUED_RTP: usize = 4096;
+const MAX_QUEUED_MESSAGES: usize = 256;
+const MAX_QUEUED_MESSAGE_BYTES: usize = 8 << 20;
+pub(crate) const MAX_QUEUED_TRANSMITS: usize = 8192;
+const MAX_LOCAL_CANDIDATES: usize = 32;
+
+const RESEND_FIRST: Duration = Duration::from_millis(30);
+const RESEND_MOST: Duration = Duration::from_millis(250);
+const RESEND_DATAGRAMS: usize = 6;
+const RESEND_FOR: Duration = Duration::from_secs(5);
+
+/// One link to one peer. See the crate's documentation for its life.
+pub struct Link {
+    pub(crate) config: LinkConfig,
+    pub(crate) certificate: Certificate,
+    pub(crate) pc: RTCPeerConnection,
+    pub(crate) shared: Arc<Mutex<Shared>>,
+    pub(crate) ssrcs: Ssrcs,
+    pub(crate) state: LinkState,
+    pub(crate) ice: IceState,
+    pub(crate) negotiated: Negotiated,
+    pub(crate) channels: BTreeMap<usize, Channel>,
+    pub(crate) data_channel: Option<usize>,
+    pub(crate) stats: LinkStats,
+    // Negotiation.
+    pub(crate) slots: Vec<Slot>,
+    /// The slots of our offer that is not answered yet.
+    pub(crate) offered: Option<Vec<Slot>>,
+    pub(crate) established: bool,
+    /// Our `a=setup` once DTLS has its roles.
+    pub(crate) setup: Option<&'static str>,
+    pub(crate) audio_sender: Option<RTCRtpSenderId>,
+    pub(crate) video_sender: Option<RTCRtpSenderId>,
+    pub(crate) session_id: u64,
+    pub(crate) version: u64,
+    pub(crate) local_ufrag: String,
+    pub(crate) remote_ufrag: String,
+    pub(crate) local_candidates: Vec<(SocketAddr, String)>,
+    pub(crate) remote_candidates: Vec<Candidate>,
+    pub(crate) queued_candidates: VecDeque<Candidate>,
+    // Media.
+    pub(crate) audio_codec: Option<RemoteCodec>,
+    pub(crate) video_codec: Option<RemoteCodec>,
+    pub(crate) video_types: Vec<(u8, remotemedia_media::VideoCodec)>,
+    pub(crate) audio_out: RtpOut,
+    pub(crate) video_out: RtpOut,
+    // Queues.
+    pub(crate) events: VecDeque<LinkEvent>,
+    pub(crate) transmits: VecDeque<Transmit>,
+    queued_rtp: usize,
+    queued_messages: usize,
+    queued_message_bytes: usize,
+    paused: bool,
+    held: VecDeque<(SocketAddr, SocketAddr, Bytes)>,
+    resend: Resend,
+    timeout: Option<Instant>,
+    now: Instant,
+    selected: Option<(SocketAddr, SocketAddr)>,
+}
+
+/// Driver rule D3: the last DTLS datagrams, sent again while the peer is silent before the link is open.
+#[derive(Default)]
+struct Resend {
+    last: VecDeque<Transmit>,
+    at: Option<Instant>,
+    interval: Duration,
+    rounds: u32,
+    /// When to stop though nothing opened.
+    until: Option<Instant>,
+    done: bool,
+}
+
+impl Link {
+    /// A link that has not begun to negotiate.
+    ///
+    /// # Errors
+    /// [`LinkError::Argument`] for a configuration out of range, [`LinkError::Engine`] if the engine can't start.
+    pub fn new(now: Instant, config: LinkConfig, certificate: &Certificate) -> Result<Link, LinkError> {
+        config.validate()?;
+        let random = || std::hash::RandomState::new().build_hasher().finish();
+        let numbers = random();
+        let ssrcs = Ssrcs {
+            audio: (numbers as u32) & !3 | 1,
+            video: (numbers as u32) & !3 | 2,
+            video_rtx: (numbers as u32) & !3 | 3,
+        };
+        let shared = Arc::new(Mutex::new(Shared::new(now, ssrcs.audio, ssrcs.video)));
+        let pc = engine::build(now, &config, certificate, &shared, false)?;
+        Ok(Link {
+            certificate: certificate.clone(),
+            pc,
+            shared,
+            ssrcs,
+            state: LinkState::New,
+            ice: IceState::New,
+            negotiated: Negotiated::default(),
+            channels: BTreeMap::new(),
+            data_channel: None,
+            stats: LinkStats::default(),
+            slots: Vec::new(),
+            offered: None,
+            established: false,
+            setup: None,
+            audio_sender: None,
+            video_sender: None,
+            // 62 bits: the field is a signed 64-bit number in some parsers.
+            session_id: random() >> 2,
+            version: 0,
+            local_ufrag: String::new(),
+            remote_ufrag: String::new(),
+            local_candidates: Vec::new(),
+            remote_candidates: Vec::new(),
+            queued_candidates: VecDeque::new(),
+            audio_codec: None,
+            video_codec: None,
+            video_types: Vec::new(),
+            audio_out: RtpOut::new(random()),
+            video_out: RtpOut::new(random()),
+            events: VecDeque::new(),
+            transmits: VecDeque::new(),
+            queued_rtp: 0,
+            queued_messages: 0,
+            queued_message_bytes: 0,
+            paused: false,
+            held: VecDeque::new(),
+            resend: Resend::default(),
+            timeout: None,
+            now,
+            selected: None,
+            config,
+        })
+    }
+
+    /// Adds a socket of this host as a host candidate. Returns the candidate line to trickle.
+    ///
+    /// # Errors
+    /// [`LinkError::Argument`] for an address that can't be sent from or the 33rd one, [`LinkError::Closed`].
+    pub fn add_local_candidate(&mut self, addr: SocketAddr) -> Result<String, LinkError> {
+        self.check_open()?;
+        if addr.ip().is_unspecified() || addr.ip().is_multicast() || addr.port() == 0 {
+            return Err(LinkError::Argument("a local candidate needs an address and a port"));
+        }
+        if let Some((_, line)) = self.local_candidates.iter().find(|(a, _)| *a == addr) {
+            return Ok(line.clone());
+        }
+        if self.local_candidates.len() == MAX_LOCAL_CANDIDATES {
+            return Err(LinkError::Argument("more than 32 local candidates"));
+        }
+        let line = host_line(addr, self.local_candidates.len());
+        self.engine_local_candidate(&line)?;
+        self.local_candidates.push((addr, line.clone()));
+        self.drain(self.now);
+        Ok(line)
+    }
+
+    /// The username fragment that the peer puts before the colon in its STUN checks, for the owner's demultiplexer.
+    /// Changes with an ICE restart; empty before the first description.
+    pub fn local_ufrag(&self) -> String {
+        self.local_ufrag.clone()
+    }
+
+    /// One datagram in. `local` is the address of the socket it came to, as given to [`Link::add_local_candidate`].
+    pub fn handle_datagram(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr, data: &[u8]) {
+        self.now = self.now.max(now);
+        if self.state == LinkState::Closed {
+            self.stats.drops.after_close += 1;
+            return;
+        }
+        // RFC 7983: STUN 0-3, DTLS 20-63, RTP and RTCP 128-191.
+        let known = matches!(data.first(), Some(0..=3 | 20..=63 | 128..=191));
+        if !known || data.len() > 65_535 {
+            self.stats.drops.unknown_datagram += 1;
+            return;
+        }
+        self.stats.packets_received += 1;
+        self.stats.bytes_received += data.len() as u64;
+        if data[0] >= 20 && matches!(self.ice, IceState::New | IceState::Checking) {
+            if self.held.len() == MAX_HELD_DATAGRAMS || data.len() > MAX_HELD_BYTES {
+                self.stats.drops.held_overflow += 1;
+            } else {
+                self.stats.held += 1;
+                self.held.push_back((local, remote, Bytes::copy_from_slice(data)));
+            }
+            return;
+        }
+        self.feed(now, local, remote, data);
+        self.drain(now);
+    }
+
+    /// To be called when [`Link::poll_timeout`] has passed; calling it earlier is harmless.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+        if self.state == LinkState::Closed {
+            return;
+        }
+        let _ = self.pc.handle_timeout(now);
+        self.drain(now);
+        self.resend_if_due(now);
+        self.schedule();
+    }
+
+    /// When [`Link::handle_timeout`] is due.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timeout
+    }
+
+    /// The next datagram to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        let transmit = self.transmits.pop_front()?;
+        self.stats.packets_sent += 1;
+        self.stats.bytes_sent += transmit.data.len() as u64;
+        Some(transmit)
+    }
+
+    /// The next thing to know. Leaving messages here is how the peer is slowed down.
+    pub fn poll_event(&mut self) -> Option<LinkEvent> {
+        let event = self.events.pop_front()?;
+        match &event {
+            LinkEvent::Rtp(_) => self.queued_rtp -= 1,
+            LinkEvent::Message { data, .. } => {
+                self.queued_messages -= 1;
+                self.queued_message_bytes -= data.len();
+            }
+            _ => {}
+        }
+        if self.paused
+            && self.queued_messages < MAX_QUEUED_MESSAGES / 2
+            && self.queued_message_bytes < MAX_QUEUED_MESSAGE_BYTES / 2
+        {
+            self.paused = false;
+            self.drain(self.now);
+            // The window update this may have written must not wait for the next datagram.
+            self.timeout = Some(self.now);
+        }
+        Some(event)
+    }
+
+    /// `RTCPeerConnectionState`.
+    pub fn state(&self) -> LinkState {
+        self.state
+    }
+
+    /// `RTCIceConnectionState`.
+    pub fn ice_state(&self) -> IceState {
+        self.ice
+    }
+
+    /// What the descriptions agreed on so far.
+    pub fn negotiated(&self) -> &Negotiated {
+        &self.negotiated
+    }
+
+    /// Closes: the peer is told with an SCTP ABORT and a DTLS close_notify, which are in [`Link::poll_transmit`] then.
+    pub fn close(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+        if self.state == LinkState::Closed {
+            return;
+        }
+        let _ = self.pc.handle_timeout(now);
+        self.drain(now);
+        let _ = self.pc.close();
+        while let Some(message) = self.pc.poll_write() {
+            self.push_transmit(message);
+        }
+        self.finish();
+    }
+
+    /// Counters. Reads the engine's statistics for the round trip, so not for every packet.
+    pub fn stats(&mut self, now: Instant) -> LinkStats {
+        let mut out = self.stats.clone();
+        let shared = tap::lock(&self.shared);
+        (out.audio_in, out.video_in) = (shared.audio_in.stats, shared.video_in.stats);
+        out.video_in.plis_sent = self.stats.video_in.plis_sent;
+        for (to, from, sent) in [
+            (&mut out.audio_out, shared.audio_out, self.stats.audio_out),
+            (&mut out.video_out, shared.video_out, self.stats.video_out),
+        ] {
+            *to = from;
+            (to.packets, to.bytes) = (sent.packets, sent.bytes);
+        }
+        out.drops.nack_limited = shared.nack_limited;
+        out.drops.rtp_unknown += shared.rtp_unknown;
+        drop(shared);
+        out.selected = self.selected.map(|(local, remote)| SelectedPair {
+            local,
+            local_kind: CandidateKind::Host,
+            remote,
+            remote_kind: self
+                .remote_candidates
+                .iter()
+                .find(|c| c.addr == remote)
+                .map_or(CandidateKind::PeerReflexive, |c| c.kind),
+        });
+        if self.state != LinkState::Closed && self.selected.is_some() {
+            let report = self.pc.get_stats(now, StatsSelector::None);
+            out.round_trip = report.iter().find_map(|entry| match entry {
+                RTCStatsReportEntry::IceCandidatePair(pair)
+                    if pair.nominated && pair.current_round_trip_time > 0.0 =>
+                {
+                    Duration::try_from_secs_f64(pair.current_round_trip_time).ok()
+                }
+                _ => None,
+            });
+        }
+        out
+    }
+
+    /// Drops so far, without asking the engine.
+    pub fn drops(&self) -> Drops {
+        self.stats.drops
+    }
+
+    pub(crate) fn last_now(&self) -> Instant {
+        self.now
+    }
+
+    pub(crate) fn check_open(&self) -> Result<(), LinkError> {
+        if self.state == LinkState::Closed { Err(LinkError::Closed) } else { Ok(()) }
+    }
+
+    pub(crate) fn engine_local_candidate(&mut self, line: &str) -> Result<(), LinkError> {
+        self.pc.add_local_candidate(RTCIceCandidateInit {
+            candidate: line.to_owned(),
+            sdp_mid: Some("0".into()),
+            sdp_mline_index: Some(0),
+            ..Default::default()
+        })?;
+        Ok(())
+    }
+
+    fn feed(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr, data: &[u8]) {
+        let dtls = (20..=63).contains(&data[0]);
+        if dtls {
+            self.resend.heard(now);
+        }
+        let _ = self.pc.handle_read(TaggedBytesMut {
+            now,
+            transport: TransportContext {
+                local_addr: local,
+                peer_addr: remote,
+                ecn: None,
+                transport_protocol: TransportProtocol::UDP,
+            },
+            message: BytesMut::from(data),
+        });
+        // Driver rule D5: events before the next datagram, or data on a channel that is about to open is lost.
+        while let Some(event) = self.pc.poll_event() {
+            self.engine_event(now, event);
+        }
+        // An alert is the only record that ends a session; the engine reports no event for it.
+        if data[0] == 21 && self.dtls_closed() {
+            self.drain(now);
+            self.finish();
+        }
+    }
+
+    /// Driver rule D1: reads, events and writes until a whole pass yields nothing, then one kick of the engine's timers
+    /// while it connects, because the first DTLS flight is only written there.
+    pub(crate) fn drain(&mut self, now: Instant) {
+        if self.state == LinkState::Closed {
+            return;
+        }
+        let mut kicked = self.state == LinkState::Connected && self.resend.done;
+        loop {
+            let mut any = false;
+            loop {
+                self.paused = self.queued_messages >= MAX_QUEUED_MESSAGES
+                    || self.queued_message_bytes >= MAX_QUEUED_MESSAGE_BYTES;
+                let next = if self.paused { self.pc.poll_media_read() } else { self.pc.poll_read() };
+                let Some(message) = next else { break };
+                any = true;
+                self.engine_message(message.now, message.message);
+            }
+            while let Some(event) = self.pc.poll_event() {
+                any = true;
+                self.engine_event(now, event);
+            }
+            while let Some(message) = self.pc.poll_write() {
+                any = true;
+                self.push_transmit(message);
+            }
+            if any {
+                continue;
+            }
+            if !matches!(self.ice, IceState::New | IceState::Checking)
+                && let Some((local, remote, data)) = self.held.pop_front()
+            {
+                self.feed(now, local, remote, &data);
+                if self.state == LinkState::Closed {
+                    return;
+                }
+                continue;
+            }
+            if kicked {
+                break;
+            }
+            kicked = true;
+            let _ = self.pc.handle_timeout(now);
+        }
+        self.from_tap();
+        self.schedule();
+    }
+
+    fn from_tap(&mut self) {
+        let mut shared = tap::lock(&self.shared);
+        let keyframe = std::mem::take(&mut shared.keyframe_requested);
+        let reports = std::mem::take(&mut shared.sender_reports);
+        let undeclared = std::mem::take(&mut shared.undeclared);
+        drop(shared);
+        if keyframe && !self.events.iter().any(|e| matches!(e, LinkEvent::KeyframeRequested)) {
+            self.events.push_back(LinkEvent::KeyframeRequested);
+        }
+        for (kind, ssrc, ntp, rtp_ts) in reports {
+            if self.events.len() < MAX_QUEUED_RTP {
+                self.events.push_back(LinkEvent::SenderReport { kind, ssrc, ntp, rtp_ts });
+            }
+        }
+        for (received, packet) in undeclared {
+            let video = self.video_types.iter().any(|(pt, _)| *pt == packet.header.payload_type);
+            let kind = if video { MediaKind::Video } else { MediaKind::Audio };
+            self.rtp(received, kind, packet);
+        }
+    }
+
+    fn engine_message(&mut self, now: Instant, message: RTCMessage) {
+        match message {
+            RTCMessage::RtpPacket(track, packet) => {
+                let kind = if track == "video" { MediaKind::Video } else { MediaKind::Audio };
+                self.rtp(now, kind, packet);
+            }
+            RTCMessage::DataChannelMessage(id, message) => {
+                if !self.channels.contains_key(&id) {
+                    return;
+                }
+                self.stats.messages_received += 1;
+                self.queued_messages += 1;
+                self.queued_message_bytes += message.data.len();
+                let kind = if message.is_string { MessageKind::Text } else { MessageKind::Binary };
+                let data = message.data.freeze();
+                self.events.push_back(LinkEvent::Message { id: crate::ChannelId(id), kind, data });
+            }
+            _ => {}
+        }
+    }
+
+    fn rtp(&mut self, received: Instant, kind: MediaKind, packet: rtc::rtp::Packet) {
+        let header = packet.header;
+        let pt = header.payload_type;
+        let codec = match kind {
+            MediaKind::Video => {
+                let found = self.video_types.iter().find(|(number, _)| *number == pt);
+                let Some((_, codec)) = found else {
+                    self.stats.drops.rtp_unknown += 1;
+                    return;
+                };
+                Some(*codec)
+            }
+            MediaKind::Audio => {
+                if self.audio_codec.as_ref().is_none_or(|c| c.payload_type != pt) {
+                    self.stats.drops.rtp_unknown += 1;
+                    return;
+                }
+                None
+            }
+        };
+        if self.queued_rtp >= MAX_QUEUED_RTP {
+            self.stats.drops.rtp_queue_full += 1;
+            return;
+        }
+        self.queued_rtp += 1;
+        self.events.push_back(LinkEvent::Rtp(RtpIn {
+            kind,
+            codec,
+            ssrc: header.ssrc,
+            sequence: header.sequence_number,
+            timestamp: header.timestamp,
+            marker: header.marker,
+            payload: packet.payload,
+            received,
+        }));
+    }
+
+    fn engine_event(&mut self, now: Instant, event: RTCPeerConnectionEvent) {
+        match event {
+            RTCPeerConnectionEvent::OnConnectionStateChangeEvent(state) => {
+                let state = match state {
+                    RTCPeerConnectionState::Connecting => LinkState::Connecting,
+                    RTCPeerConnectionState::Connected => LinkState::Connected,
+                    RTCPeerConnectionState::Disconnected => LinkState::Disconnected,
+                    RTCPeerConnectionState::Failed => LinkState::Failed,
+                    RTCPeerConnectionState::Closed => LinkState::Closed,
+                    _ => LinkState::New,
+                };
+                if state == LinkState::Connected && self.resend.until.is_none() {
+                    let wait = if self.negotiated.data { RESEND_FOR } else { RESEND_AFTER_CONNECT };
+                    self.resend.until = Some(now + wait);
+                }
+                self.set_state(state);
+            }
+            RTCPeerConnectionEvent::OnIceConnectionStateChangeEvent(state) => {
+                let state = match state {
+                    RTCIceConnectionState::Checking => IceState::Checking,
+                    RTCIceConnectionState::Connected => IceState::Connected,
+                    RTCIceConnectionState::Completed => IceState::Completed,
+                    RTCIceConnectionState::Disconnected => IceState::Disconnected,
+                    RTCIceConnectionState::Failed => IceState::Failed,
+                    RTCIceConnectionState::Closed => IceState::Closed,
+                    _ => IceState::New,
+                };
+                if state != self.ice {
+                    self.ice = state;
+                    self.events.push_back(LinkEvent::IceState(state));
+                }
+            }
+            RTCPeerConnectionEvent::OnDataChannel(RTCDataChannelEvent::OnOpen(id)) => {
+                self.resend.done = true;
+                self.channel_opened(id);
+            }
+            RTCPeerConnectionEvent::OnDataChannel(RTCDataChannelEvent::OnClose(id)) => self.channel_closed(id),
+            _ => {}
+        }
+    }
+
+    pub(crate) fn set_state(&mut self, state: LinkState) {
+        if state != self.state {
+            self.state = state;
+            self.events.push_back(LinkEvent::State(state));
+        }
+    }
+
+    /// The end, ours or the peer's.
+    fn finish(&mut self) {
+        let open: Vec<usize> = self.channels.keys().copied().collect();
+        for id in open {
+            self.channel_closed(id);
+        }
+        self.held.clear();
+        self.resend.last.clear();
+        self.timeout = None;
+        if self.ice != IceState::Closed {
+            self.ice = IceState::Closed;
+            self.events.push_back(LinkEvent::IceState(IceState::Closed));
+        }
+        self.set_state(LinkState::Closed);
+    }
+
+    fn push_transmit(&mut self, message: TaggedBytesMut) {
+        let transmit = Transmit {
+            local: message.transport.local_addr,
+            remote: message.transport.peer_addr,
+            data: message.message.freeze(),
+        };
+        let first = transmit.data.first().copied().unwrap_or(0);
+        if first >= 20 {
+            self.selected = Some((transmit.local, transmit.remote));
+        }
+        if (20..=63).contains(&first) && !self.resend.done {
+            self.resend.sent(message.now, transmit.clone());
+        }
+        self.transmits.push_back(transmit);
+    }
+
+    fn resend_if_due(&mut self, now: Instant) {
+        if self.resend.until.is_some_and(|until| now >= until) || self.state == LinkState::Failed {
+            self.resend.done = true;
+        }
+        if self.resend.done {
+            self.resend.last.clear();
+            self.resend.at = None;
+            return;
+        }
+        if self.resend.at.is_some_and(|at| now >= at) {
+            self.stats.handshake_resends += self.resend.last.len() as u64;
+            self.transmits.extend(self.resend.last.iter().cloned());
+            self.resend.again(now);
+        }
+    }
+
+    fn schedule(&mut self) {
+        let mut next = self.pc.poll_timeout();
+        if !self.resend.done
+            && let Some(at) = self.resend.at
+        {
+            next = Some(next.map_or(at, |n| n.min(at)));
+        }
+        self.timeout = next;
+    }
+
+    fn dtls_closed(&mut self) -> bool {
+        let state = if let Some(sctp) = self.pc.sctp() {
+            Some(sctp.transport().state())
+        } else {
+            let sender = self.audio_sender.or(self.video_sender);
+            sender.and_then(|id| self.pc.rtp_sender(id)?.transport().map(|t| t.state()))
+        };
+        matches!(state, Some(RTCDtlsTransportState::Closed | RTCDtlsTransportState::Failed))
+    }
+}
+
+impl Resend {
+    fn sent(&mut self, now: Instant, transmit: Transmit) {
+        if self.last.len() == RESEND_DATAGRAMS {
+            self.last.pop_front();
+        }
+        self.last.push_back(transmit);
+        if self.at.is_none() {
+            self.interval = RESEND_FIRST;
+            self.at = Some(now + RESEND_FIRST);
+        }
+    }
+
+    fn heard(&mut self, now: Instant) {
+        if self.at.is_some() {
+            self.interval = RESEND_FIRST;
+            self.rounds = 0;
+            self.at = Some(now + RESEND_FIRST);
+        }
+    }
+
+    /// Three times at the first pace, then slower: on a path of a long round trip the answers are only under way.
+    fn again(&mut self, now: Instant) {
+        self.rounds += 1;
+        if self.rounds > 3 {
+            self.interval = (self.interval * 3 / 2).min(RESEND_MOST);
+        }
+        self.at = Some(now + self.interval);
+    }
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Link").field("state", &self.state).field("ice", &self.ice).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,143 @@
+//! When to ask for a lost packet again (RFC 4585, section 6.2.1).
+//!
+//! A gap is given [`REORDER`] to close by itself, then the packet is asked for, again after 1.5 round trips, at most
+//! [`MAX_TRIES`] times and for [`GIVE_UP`]. The round trip is learnt from how long the first answer took.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+const REORDER: Duration = Duration::from_millis(5);
+const GIVE_UP: Duration = Duration::from_millis(1000);
+const MAX_TRIES: u8 = 10;
+/// A larger jump is a new stream or a long outage: the decoder needs a keyframe, not a thousand packets.
+const MAX_GAP: u64 = 256;
+const MAX_MISSING: usize = 512;
+
+/// The packets of one stream that haven't come.
+#[derive(Debug)]
+pub(crate) struct NackTracker {
+    highest: Option<u64>,
+    missing: BTreeMap<u64, Missing>,
+    round_trip: Duration,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Missing {
+    since: Instant,
+    asked: Option<Instant>,
+    tries: u8,
+}
+
+impl Default for NackTracker {
+    fn default() -> Self {
+        Self { highest: None, missing: BTreeMap::new(), round_trip: Duration::from_millis(40) }
+    }
+}
+
+impl NackTracker {
+    pub fn received(&mut self, sequence: u16, now: Instant) {
+        let Some(highest) = self.highest else {
+            self.highest = Some(u64::from(sequence) + (1 << 16));
+            return;
+        };
+        let number = unwrap_u16(highest, sequence);
+        if number > highest {
+            if number - highest > MAX_GAP {
+                self.missing.clear();
+            } else {
+                for lost in highest + 1..number {
+                    self.missing.insert(lost, Missing { since: now, asked: None, tries: 0 });
+                }
+                while self.missing.len() > MAX_MISSING {
+                    self.missing.pop_first();
+                }
+            }
+            self.highest = Some(number);
+        } else if let Some(found) = self.missing.remove(&number)
+            && let Some(asked) = found.asked
+            && found.tries == 1
+        {
+            let sample = now.saturating_duration_since(asked).min(Duration::from_secs(1));
+            self.round_trip = (self.round_trip * 7 + sample) / 8;
+        }
+    }
+
+    /// The packets to ask for now.
+    pub fn due(&mut self, now: Instant) -> Vec<u16> {
+        let retry = self.retry();
+        self.missing.retain(|_, m| m.tries < MAX_TRIES && now.saturating_duration_since(m.since) < GIVE_UP);
+        let mut out = Vec::new();
+        for (number, missing) in &mut self.missing {
+            if missing.next(retry) <= now {
+                missing.asked = Some(now);
+                missing.tries += 1;
+                out.push((*number & 0xffff) as u16);
+            }
+        }
+        out
+    }
+
+    pub fn timeout(&self) -> Option<Instant> {
+        let retry = self.retry();
+        self.missing.values().map(|m| m.next(retry)).min()
+    }
+
+    fn retry(&self) -> Duration {
+        (self.round_trip * 3 / 2).clamp(Duration::from_millis(20), Duration::from_millis(300))
+    }
+}
+
+impl Missing {
+    fn next(&self, retry: Duration) -> Instant {
+        match self.asked {
+            None => self.since + REORDER,
+            Some(asked) => asked + retry,
+        }
+    }
+}
+
+/// The number nearest to `near` whose low 16 bits are `low`.
+pub(crate) fn unwrap_u16(near: u64, low: u16) -> u64 {
+    let step = i64::from(low.wrapping_sub((near & 0xffff) as u16) as i16);
+    near.saturating_add_signed(step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gap_is_asked_for_until_it_closes() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut tracker = NackTracker::default();
+        tracker.received(65534, at(0));
+        tracker.received(1, at(1));
+        assert_eq!(tracker.due(at(2)), Vec::<u16>::new(), "reordering gets its time");
+        assert_eq!(tracker.timeout(), Some(at(6)));
+        assert_eq!(tracker.due(at(6)), [65535, 0], "across the wrap");
+        tracker.received(65535, at(16));
+        assert_eq!(tracker.due(at(20)), Vec::<u16>::new());
+        assert_eq!(tracker.due(at(80)), [0]);
+        tracker.received(0, at(90));
+        assert_eq!(tracker.timeout(), None);
+    }
+
+    #[test]
+    fn it_gives_up_and_keeps_its_bound() {
+        let start = Instant::now();
+        let mut tracker = NackTracker::default();
+        for i in 0..2000u16 {
+            tracker.received(i.wrapping_mul(200), start);
+            assert!(tracker.missing.len() <= MAX_MISSING);
+        }
+        let mut asked = 0;
+        for ms in 0..3000 {
+            asked += tracker.due(start + Duration::from_millis(ms)).len();
+        }
+        assert!(asked <= MAX_MISSING * usize::from(MAX_TRIES), "{asked}");
+        assert_eq!(tracker.timeout(), None);
+        tracker.received(30000, start);
+        assert_eq!(tracker.timeout(), None, "a jump is not asked for");
+    }
+}

@@ -1,0 +1,343 @@
+//! Our own interceptor, the one next to the wire.
+//!
+//! It reads RTCP where the engine still has all of it (the engine routes a compound by its first packet, and its own
+//! counters of PLI, FIR and NACK have no caller), puts retransmissions back under their own number before anything
+//! counts them, asks for lost packets, and keeps the per-kind statistics.
+
+use crate::event::MediaKind;
+use crate::nack::{NackTracker, unwrap_u16};
+use crate::stats::{InboundStats, OutboundStats};
+use rtc::interceptor::{AttributedPacket, Interceptor, Packet, StreamInfo, TaggedPacket};
+use rtc::rtcp::payload_feedbacks::full_intra_request::FullIntraRequest;
+use rtc::rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
+use rtc::rtcp::receiver_report::ReceiverReport;
+use rtc::rtcp::reception_report::ReceptionReport;
+use rtc::rtcp::sender_report::SenderReport;
+use rtc::rtcp::transport_feedbacks::transport_layer_nack::{TransportLayerNack, nack_pairs_from_sequence_numbers};
+use rtc::sansio::Protocol;
+use rtc::shared::TransportContext;
+use rtc::shared::error::Error;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Retransmissions a peer may ask for, a second; also the largest burst.
+const RETRANSMIT_RATE: f64 = 2000.0;
+const MAX_SENDER_REPORTS: usize = 16;
+const MAX_UNDECLARED: usize = 256;
+
+/// What the tap and the link both see. Only ever locked by the thread that drives the link.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub audio_ssrc: u32,
+    pub video_ssrc: u32,
+    pub remote_audio: Option<u32>,
+    pub remote_video: Option<u32>,
+    pub remote_rtx: Option<u32>,
+    /// Payload type of the retransmission format -> of the codec.
+    pub apt: Vec<(u8, u8)>,
+    /// Payload types of each kind.
+    pub audio_types: Vec<u8>,
+    pub video_types: Vec<u8>,
+    pub keyframe_requested: bool,
+    pub sender_reports: VecDeque<(MediaKind, u32, u64, u32)>,
+    /// Packets of streams whose SSRC was not in the SDP; the engine would drop them.
+    pub undeclared: VecDeque<(Instant, rtc::rtp::Packet)>,
+    pub audio_in: Inbound,
+    pub video_in: Inbound,
+    pub audio_out: OutboundStats,
+    pub video_out: OutboundStats,
+    pub nack_limited: u64,
+    pub rtp_unknown: u64,
+    nack: NackTracker,
+    tokens: f64,
+    refilled: Instant,
+}
+
+/// RFC 3550's receiver accounts for one stream.
+#[derive(Debug, Default)]
+pub(crate) struct Inbound {
+    pub stats: InboundStats,
+    base: Option<u64>,
+    highest: u64,
+    /// Packets since `base`, and the losses before it.
+    count: i64,
+    lost_before: i64,
+    transit: Option<f64>,
+    start: Option<Instant>,
+}
+
+pub(crate) struct Tap {
+    shared: Arc<Mutex<Shared>>,
+    reads: VecDeque<TaggedPacket>,
+    writes: VecDeque<TaggedPacket>,
+}
+
+pub(crate) fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    pub fn new(now: Instant, audio_ssrc: u32, video_ssrc: u32) -> Self {
+        Self {
+            audio_ssrc,
+            video_ssrc,
+            remote_audio: None,
+            remote_video: None,
+            remote_rtx: None,
+            apt: Vec::new(),
+            audio_types: Vec::new(),
+            video_types: Vec::new(),
+            keyframe_requested: false,
+            sender_reports: VecDeque::new(),
+            undeclared: VecDeque::new(),
+            audio_in: Inbound::default(),
+            video_in: Inbound::default(),
+            audio_out: OutboundStats::default(),
+            video_out: OutboundStats::default(),
+            nack_limited: 0,
+            rtp_unknown: 0,
+            nack: NackTracker::default(),
+            tokens: RETRANSMIT_RATE,
+            refilled: now,
+        }
+    }
+
+    /// The peer's streams changed: what was missing in the old ones is no longer wanted.
+    pub fn reset_video_stream(&mut self) {
+        self.nack = NackTracker::default();
+        self.video_in.restart();
+    }
+
+    fn rtp(&mut self, now: Instant, packet: &mut rtc::rtp::Packet) -> bool {
+        let mut retransmitted = false;
+        if self.remote_rtx == Some(packet.header.ssrc) {
+            let apt = self.apt.iter().find(|(rtx, _)| *rtx == packet.header.payload_type).map(|(_, pt)| *pt);
+            let (Some(pt), Some(video)) = (apt, self.remote_video) else { return true };
+            if packet.payload.len() <= 2 {
+                // Padding to probe the bandwidth: it goes on, so that transport-wide feedback counts it.
+                return true;
+            }
+            packet.header.sequence_number = u16::from_be_bytes([packet.payload[0], packet.payload[1]]);
+            packet.header.ssrc = video;
+            packet.header.payload_type = pt;
+            packet.header.padding = false;
+            packet.payload = packet.payload.slice(2..);
+            retransmitted = true;
+        }
+        let header = &packet.header;
+        let (ssrc, pt) = (header.ssrc, header.payload_type);
+        let mut undeclared = false;
+        if Some(ssrc) != self.remote_audio && Some(ssrc) != self.remote_video {
+            // A peer that names no SSRC in its SDP: the payload type tells the kind, the first stream of a kind is it.
+            if self.remote_audio.is_none() && self.audio_types.contains(&pt) {
+                self.remote_audio = Some(ssrc);
+            } else if self.remote_video.is_none() && self.video_types.contains(&pt) {
+                self.remote_video = Some(ssrc);
+            } else {
+                self.rtp_unknown += 1;
+                return true;
+            }
+            undeclared = true;
+        }
+        let (track, clock) = if Some(ssrc) == self.remote_video {
+            self.nack.received(header.sequence_number, now);
+            (&mut self.video_in, 90_000.0)
+        } else {
+            (&mut self.audio_in, 48_000.0)
+        };
+        track.received(now, header.sequence_number, header.timestamp, packet.payload.len(), clock, retransmitted);
+        !undeclared
+    }
+
+    fn rtcp(&mut self, now: Instant, packets: &mut Vec<Box<dyn rtc::rtcp::Packet>>) {
+        packets.retain(|packet| {
+            let any = packet.as_any();
+            if let Some(pli) = any.downcast_ref::<PictureLossIndication>() {
+                if pli.media_ssrc == self.video_ssrc {
+                    self.video_out.plis_received += 1;
+                    self.keyframe_requested = true;
+                }
+            } else if let Some(fir) = any.downcast_ref::<FullIntraRequest>() {
+                if fir.fir.iter().any(|entry| entry.ssrc == self.video_ssrc) {
+                    self.video_out.firs_received += 1;
+                    self.keyframe_requested = true;
+                }
+            } else if let Some(nack) = any.downcast_ref::<TransportLayerNack>() {
+                return self.nack_received(now, nack);
+            } else if let Some(report) = any.downcast_ref::<SenderReport>() {
+                let kind = match Some(report.ssrc) {
+                    ssrc if ssrc == self.remote_audio => Some(MediaKind::Audio),
+                    ssrc if ssrc == self.remote_video => Some(MediaKind::Video),
+                    _ => None,
+                };
+                if let Some(kind) = kind {
+                    if self.sender_reports.len() == MAX_SENDER_REPORTS {
+                        self.sender_reports.pop_front();
+                    }
+                    self.sender_reports.push_back((kind, report.ssrc, report.ntp_time, report.rtp_time));
+                }
+                self.reports(&report.reports);
+            } else if let Some(report) = any.downcast_ref::<ReceiverReport>() {
+                self.reports(&report.reports);
+            }
+            true
+        });
+    }
+
+    /// False if the request is over the limit: each answer is a whole packet, so a NACK is an amplifier.
+    fn nack_received(&mut self, now: Instant, nack: &TransportLayerNack) -> bool {
+        let asked: u64 = nack.nacks.iter().map(|pair| 1 + u64::from(pair.lost_packets.count_ones())).sum();
+        if nack.media_ssrc == self.video_ssrc {
+            self.video_out.nacks_received += 1;
+            self.video_out.nacked_packets += asked;
+        }
+        let passed = now.saturating_duration_since(self.refilled).as_secs_f64();
+        self.refilled = now;
+        self.tokens = (self.tokens + passed * RETRANSMIT_RATE).min(RETRANSMIT_RATE);
+        if asked as f64 > self.tokens {
+            self.nack_limited += asked;
+            return false;
+        }
+        self.tokens -= asked as f64;
+        true
+    }
+
+    fn reports(&mut self, reports: &[ReceptionReport]) {
+        for report in reports {
+            let (out, clock) = match report.ssrc {
+                ssrc if ssrc == self.video_ssrc => (&mut self.video_out, 90_000.0),
+                ssrc if ssrc == self.audio_ssrc => (&mut self.audio_out, 48_000.0),
+                _ => continue,
+            };
+            out.fraction_lost = f64::from(report.fraction_lost) / 256.0;
+            // 24 bits, signed.
+            out.lost = i64::from((report.total_lost << 8) as i32 >> 8);
+            out.jitter_seconds = f64::from(report.jitter) / clock;
+        }
+    }
+}
+
+impl Inbound {
+    fn received(&mut self, now: Instant, sequence: u16, ts: u32, bytes: usize, clock: f64, again: bool) {
+        self.stats.packets += 1;
+        self.stats.bytes += bytes as u64;
+        let number = match self.base {
+            None => {
+                self.base = Some(u64::from(sequence) + (1 << 16));
+                self.highest = u64::from(sequence) + (1 << 16);
+                self.highest
+            }
+            Some(_) => unwrap_u16(self.highest, sequence),
+        };
+        self.highest = self.highest.max(number);
+        let expected = self.highest - self.base.unwrap_or(self.highest) + 1;
+        self.count += 1;
+        self.stats.lost = self.lost_before + expected as i64 - self.count;
+        if again {
+            self.stats.retransmitted += 1;
+            return;
+        }
+        let start = *self.start.get_or_insert(now);
+        let transit = now.saturating_duration_since(start).as_secs_f64() * clock - f64::from(ts);
+        if let Some(last) = self.transit {
+            // The difference modulo 2^32: the timestamp wraps.
+            let mut difference = (transit - last).abs() % 4_294_967_296.0;
+            difference = difference.min(4_294_967_296.0 - difference);
+            let jitter = self.stats.jitter_seconds * clock;
+            self.stats.jitter_seconds = (jitter + (difference - jitter) / 16.0) / clock;
+        }
+        self.transit = Some(transit);
+    }
+
+    fn restart(&mut self) {
+        self.base = None;
+        self.transit = None;
+        self.count = 0;
+        self.lost_before = self.stats.lost;
+    }
+}
+
+impl Tap {
+    pub fn new(shared: Arc<Mutex<Shared>>) -> Self {
+        Self { shared, reads: VecDeque::new(), writes: VecDeque::new() }
+    }
+}
+
+impl Protocol<TaggedPacket, TaggedPacket, ()> for Tap {
+    type Rout = TaggedPacket;
+    type Wout = TaggedPacket;
+    type Eout = ();
+    type Error = Error;
+    type Time = Instant;
+
+    fn handle_read(&mut self, mut msg: TaggedPacket) -> Result<(), Error> {
+        let mut shared = lock(&self.shared);
+        let now = msg.now;
+        let pass = match &mut msg.message.packet {
+            Packet::Rtp(packet) => {
+                let pass = shared.rtp(now, packet);
+                if !pass && shared.undeclared.len() < MAX_UNDECLARED {
+                    shared.undeclared.push_back((now, packet.clone()));
+                }
+                pass
+            }
+            Packet::Rtcp(packets) => {
+                shared.rtcp(now, packets);
+                !packets.is_empty()
+            }
+            _ => true,
+        };
+        drop(shared);
+        if pass {
+            self.reads.push_back(msg);
+        }
+        Ok(())
+    }
+
+    fn poll_read(&mut self) -> Option<TaggedPacket> {
+        self.reads.pop_front()
+    }
+
+    fn handle_write(&mut self, msg: TaggedPacket) -> Result<(), Error> {
+        self.writes.push_back(msg);
+        Ok(())
+    }
+
+    fn poll_write(&mut self) -> Option<TaggedPacket> {
+        self.writes.pop_front()
+    }
+
+    fn handle_timeout(&mut self, now: Instant) -> Result<(), Error> {
+        let mut shared = lock(&self.shared);
+        let due = shared.nack.due(now);
+        if let Some(media_ssrc) = shared.remote_video.filter(|_| !due.is_empty()) {
+            shared.video_in.stats.nacks_sent += 1;
+            let nack = TransportLayerNack {
+                sender_ssrc: shared.video_ssrc,
+                media_ssrc,
+                nacks: nack_pairs_from_sequence_numbers(&due),
+            };
+            self.writes.push_back(TaggedPacket {
+                now,
+                transport: TransportContext::default(),
+                message: AttributedPacket::new(Packet::Rtcp(vec![Box::new(nack)])),
+            });
+        }
+        Ok(())
+    }
+
+    fn poll_timeout(&mut self) -> Option<Instant> {
+        lock(&self.shared).nack.timeout()
+    }
+}
+
+impl Interceptor for Tap {
+    fn bind_local_stream(&mut self, _info: &StreamInfo) {}
+    fn unbind_local_stream(&mut self, _info: &StreamInfo) {}
+    fn bind_remote_stream(&mut self, _info: &StreamInfo) {}
+    fn unbind_remote_stream(&mut self, _info: &StreamInfo) {}
+}
+
+/// How long a link without a data channel goes on resending its last DTLS flight after it connected.
+pub(crate) const RESEND_AFTER_CONNECT: Duration = Duration::from_millis(500);
