@@ -1,0 +1,256 @@
+//! Worker pool and mailboxes.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Barrier, Mutex};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use remotemedia_pipeline::*;
+
+const LONG: Duration = Duration::from_secs(30);
+
+#[test]
+fn messages_run_in_order_and_one_at_a_time_on_named_threads() {
+    let pool = WorkerPool::new("named", 4, None).unwrap();
+    let (tx, rx) = channel();
+    let busy = Arc::new(AtomicUsize::new(0));
+    let mailbox = pool.bounded("a", 10_000, Policy::Reject, move |n: u32| {
+        assert_eq!(busy.fetch_add(1, Ordering::SeqCst), 0, "two workers at once");
+        let thread = std::thread::current().name().unwrap_or_default().to_owned();
+        busy.fetch_sub(1, Ordering::SeqCst);
+        tx.send((n, thread)).unwrap();
+    });
+    for n in 0..10_000 {
+        assert_eq!(mailbox.push(n), Push::Pushed);
+    }
+    for expected in 0..10_000 {
+        let (n, thread) = rx.recv_timeout(LONG).unwrap();
+        assert_eq!(n, expected);
+        assert!(thread.starts_with("named-"), "{thread}");
+    }
+    pool.close();
+    let stats = mailbox.stats();
+    assert_eq!((stats.pushed, stats.run, stats.depth, stats.panics), (10_000, 10_000, 0, 0));
+}
+
+#[test]
+fn a_panic_is_counted_and_told_and_the_actor_goes_on() {
+    let (told, tells) = channel();
+    let hook: PanicHook = Arc::new(move |report: &PanicReport| {
+        told.send((report.mailbox.to_string(), report.message.clone())).unwrap();
+        panic!("the hook panics too");
+    });
+    let pool = WorkerPool::new("p", 1, Some(hook)).unwrap();
+    let (tx, rx) = channel();
+    let mailbox = pool.bounded("shaky", 8, Policy::Reject, move |n: u32| {
+        assert_ne!(n, 1, "one is refused");
+        tx.send(n).unwrap();
+    });
+    (0..3).for_each(|n| assert_eq!(mailbox.push(n), Push::Pushed));
+    assert_eq!(rx.recv_timeout(LONG).unwrap(), 0);
+    assert_eq!(rx.recv_timeout(LONG).unwrap(), 2);
+    let (name, message) = tells.recv_timeout(LONG).unwrap();
+    assert_eq!(name, "shaky");
+    assert!(message.contains("one is refused"), "{message}");
+    assert_eq!(pool.panics(), 2, "the handler's and the hook's");
+    assert_eq!(mailbox.stats().panics, 1);
+    pool.close();
+}
+
+/// A pool of one worker that is held until the gate is passed, so that what waits is known.
+fn held() -> (WorkerPool, Arc<Barrier>) {
+    let pool = WorkerPool::new("held", 1, None).unwrap();
+    let gate = Arc::new(Barrier::new(2));
+    let inside = gate.clone();
+    let blocker = pool.bounded("blocker", 1, Policy::Reject, move |()| {
+        inside.wait();
+        inside.wait();
+    });
+    assert_eq!(blocker.push(()), Push::Pushed);
+    gate.wait();
+    (pool, gate)
+}
+
+fn recorder(tx: &Sender<(char, u32)>, name: char) -> impl FnMut(u32) + Send + use<> {
+    let tx = tx.clone();
+    move |n| tx.send((name, n)).unwrap()
+}
+
+#[test]
+fn a_busy_actor_does_not_starve_another() {
+    let (pool, gate) = held();
+    let (tx, rx) = channel();
+    let busy = pool.bounded("busy", 1000, Policy::Reject, recorder(&tx, 'b'));
+    let quiet = pool.bounded("quiet", 8, Policy::Reject, recorder(&tx, 'q'));
+    (0..1000).for_each(|n| assert_eq!(busy.push(n), Push::Pushed));
+    assert_eq!(quiet.push(0), Push::Pushed);
+    gate.wait();
+    let order: Vec<char> = (0..1001).map(|_| rx.recv_timeout(LONG).unwrap().0).collect();
+    let at = order.iter().position(|name| *name == 'q').unwrap();
+    assert!(at <= 16, "the quiet one ran after {at} messages of the busy one");
+    pool.close();
+}
+
+#[test]
+fn urgent_actors_go_first_but_not_for_ever() {
+    let (pool, gate) = held();
+    let (tx, rx) = channel();
+    let options = |name: &str, priority| MailboxOptions { name: name.into(), priority };
+    let queue = || Bounded::new(1000, Policy::Reject);
+    let normal = pool.mailbox(options("n", Priority::Normal), queue(), recorder(&tx, 'n'));
+    let urgent = pool.mailbox(options("u", Priority::Urgent), queue(), recorder(&tx, 'u'));
+    assert_eq!(normal.push(0), Push::Pushed);
+    (0..1000).for_each(|n| assert_eq!(urgent.push(n), Push::Pushed));
+    gate.wait();
+    let order: Vec<char> = (0..1001).map(|_| rx.recv_timeout(LONG).unwrap().0).collect();
+    let at = order.iter().position(|name| *name == 'n').unwrap();
+    assert!(at > 0, "the urgent one did not go first");
+    assert!(at <= 8 * 9, "the normal one waited for {at} urgent messages");
+    pool.close();
+}
+
+#[test]
+fn close_joins_drops_what_waits_and_refuses_the_rest() {
+    let (pool, gate) = held();
+    let witness = Arc::new(());
+    let mailbox = pool.bounded("m", 4, Policy::Reject, |_: Arc<()>| {});
+    (0..3).for_each(|_| assert_eq!(mailbox.push(witness.clone()), Push::Pushed));
+    let closer = std::thread::spawn({
+        let pool = pool.clone();
+        move || pool.close()
+    });
+    // What waits is dropped without waiting for the worker, which is still held.
+    let since = std::time::Instant::now();
+    while Arc::strong_count(&witness) > 1 {
+        assert!(since.elapsed() < LONG, "the messages were not dropped");
+        std::thread::yield_now();
+    }
+    gate.wait();
+    closer.join().unwrap();
+    assert!(matches!(mailbox.push(witness.clone()), Push::Refused(_)));
+    assert_eq!(mailbox.stats().closed, 3);
+    pool.close();
+}
+
+#[test]
+fn a_worker_may_close_its_own_pool_and_the_last_handle() {
+    let pool = WorkerPool::new("self", 2, None).unwrap();
+    let (tx, rx) = channel();
+    let mine = pool.clone();
+    let mailbox = pool.bounded("suicidal", 1, Policy::Reject, move |()| {
+        mine.close();
+        tx.send(()).unwrap();
+    });
+    assert_eq!(mailbox.push(()), Push::Pushed);
+    rx.recv_timeout(LONG).unwrap();
+    pool.close();
+}
+
+#[test]
+fn closing_a_mailbox_drops_its_handler_and_draining_runs_what_waits_first() {
+    let (pool, gate) = held();
+    let (tx, rx) = channel();
+    let alive = Arc::new(());
+    let make = |name: char, alive: Arc<()>| {
+        let mut record = recorder(&tx, name);
+        pool.bounded("m", 8, Policy::Reject, move |n| {
+            let _ = &alive;
+            record(n);
+        })
+    };
+    let (closed, drained) = (make('c', alive.clone()), make('d', alive.clone()));
+    (0..3).for_each(|n| {
+        assert_eq!(closed.push(n), Push::Pushed);
+        assert_eq!(drained.push(n), Push::Pushed);
+    });
+    closed.close();
+    drained.drain();
+    assert_eq!(drained.push(9), Push::Refused(9));
+    gate.wait();
+    let ran: Vec<_> = (0..3).map(|_| rx.recv_timeout(LONG).unwrap()).collect();
+    assert_eq!(ran, [('d', 0), ('d', 1), ('d', 2)]);
+    pool.close();
+    assert_eq!(Arc::strong_count(&alive), 1, "a handler outlived its mailbox");
+    assert_eq!(closed.stats().closed, 3);
+    assert_eq!(drained.stats().run, 3);
+}
+
+#[test]
+fn worker_counts_out_of_range_are_refused() {
+    assert!(matches!(WorkerPool::new("x", 0, None), Err(ExecError::Workers(0))));
+    assert!(matches!(WorkerPool::new("x", MAX_WORKERS + 1, None), Err(ExecError::Workers(_))));
+}
+
+fn policy() -> impl Strategy<Value = Policy> {
+    prop_oneof![Just(Policy::DropOldest), Just(Policy::Latest), Just(Policy::Reject)]
+}
+
+proptest! {
+    /// Against a plain model: what is in, what comes back, and that nothing is lost or doubled.
+    #[test]
+    fn a_bounded_queue_behaves_as_its_policy_says(
+        capacity in 1usize..6,
+        policy in policy(),
+        operations in proptest::collection::vec(any::<bool>(), 0..200),
+    ) {
+        let mut queue = Bounded::new(capacity, policy);
+        let mut model: VecDeque<u32> = VecDeque::new();
+        for (n, push) in operations.into_iter().enumerate() {
+            let n = n as u32;
+            if push {
+                let full = model.len() >= capacity;
+                let expected = match policy {
+                    Policy::Latest if !model.is_empty() => Push::Dropped(model.drain(..).collect()),
+                    Policy::Reject if full => Push::Refused(n),
+                    Policy::DropOldest if full => Push::Dropped(model.pop_front().into_iter().collect()),
+                    _ => Push::Pushed,
+                };
+                if expected != Push::Refused(n) {
+                    model.push_back(n);
+                }
+                prop_assert_eq!(queue.push(n), expected);
+            } else {
+                prop_assert_eq!(queue.pop(), model.pop_front());
+            }
+            prop_assert!(MailQueue::len(&queue) <= capacity);
+            prop_assert_eq!(MailQueue::len(&queue), model.len());
+        }
+    }
+
+    /// Many senders, any policy: every message is run, dropped, refused or closed, exactly one of them.
+    #[test]
+    fn every_message_is_accounted_for(capacity in 1usize..20, policy in policy(), senders in 1usize..4) {
+        const EACH: u64 = 300;
+        let pool = WorkerPool::new("prop", 2, None).unwrap();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let sink = seen.clone();
+        let mailbox = pool.bounded("m", capacity, policy, move |n: u64| sink.lock().unwrap().push(n));
+        let threads: Vec<_> = (0..senders as u64).map(|sender| {
+            let mailbox = mailbox.clone();
+            std::thread::spawn(move || {
+                let mut back = Vec::new();
+                for n in sender * EACH..(sender + 1) * EACH {
+                    match mailbox.push(n) {
+                        Push::Pushed => {}
+                        Push::Dropped(old) => back.extend(old),
+                        Push::Refused(n) => back.push(n),
+                    }
+                }
+                back
+            })
+        }).collect();
+        let mut all: Vec<u64> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+        pool.close();
+        let stats = mailbox.stats();
+        all.extend(seen.lock().unwrap().iter());
+        all.sort_unstable();
+        let total = all.len() as u64;
+        all.dedup();
+        prop_assert_eq!(all.len() as u64, total, "a message was seen twice");
+        prop_assert_eq!(total + stats.closed, senders as u64 * EACH);
+        prop_assert_eq!(stats.pushed, stats.run + stats.dropped + stats.closed);
+        prop_assert_eq!(stats.pushed + stats.refused, senders as u64 * EACH);
+    }
+}
