@@ -195,7 +195,7 @@ impl Mesh {
                     self.signal(id, Signal::Offer(sdp));
                 }
             }
-            _ => self.fail_link(id, Reason::NegotiationTimeout),
+            _ => self.rebuild_link(id, Reason::NegotiationTimeout),
         }
     }
 }

@@ -343,6 +343,8 @@ pub enum ConnectError {
 pub enum Warning {
     /// A peer sent an offer or answer that is no SDP, is too long, or that the link did not accept.
     BadDescription,
+    /// A connected link could not make an offer, so what it has to negotiate stays undone.
+    NoOffer,
     /// A peer's offer was refused because `max_peers` have links.
     PeerLimit,
     /// A denied peer offered.

@@ -25,6 +25,8 @@ pub struct Mesh {
     pub(crate) requests: BTreeMap<RequestId, Request>,
     actions: VecDeque<Action>,
     next_due: Option<Time>,
+    /// When we last joined the room, and the first link made since.
+    joined: Option<(Time, LinkId)>,
     pub(crate) rng: Rng,
     pub(crate) counters: Counters,
 }
@@ -44,6 +46,7 @@ impl Mesh {
             requests: BTreeMap::new(),
             actions: VecDeque::new(),
             next_due: None,
+            joined: None,
             counters: Counters::default(),
         }
     }
@@ -152,6 +155,7 @@ impl Mesh {
 
     fn on_announced(&mut self, announced: Vec<PeerAnnouncement>) {
         self.online = true;
+        self.joined = Some((self.now, LinkId(self.next_link)));
         let missing = |id: &PeerId| !announced.iter().any(|a| a.peer_id == *id);
         let missing: Vec<PeerId> = self.peers.keys().filter(|id| missing(id)).cloned().collect();
         for id in missing {
@@ -315,16 +319,23 @@ impl Mesh {
         }
     }
 
+    /// Our own negotiation spoiled the link. To the other side it looks closed on purpose, so it is for us to make another,
+    /// even without `auto_connect`: what was connected is not given up for that.
+    pub(crate) fn rebuild_link(&mut self, id: &PeerId, reason: Reason) {
+        if let Some(peer) = self.peers.get_mut(id) {
+            peer.keep |= peer.is_up();
+            if let Some(link) = &mut peer.link {
+                link.offerer = true;
+            }
+        }
+        self.fail_link(id, reason);
+    }
+
     fn on_link_state(&mut self, id: &PeerId, state: LinkState) {
         match state {
             LinkState::Connected => self.link_up(id),
             LinkState::Failed => self.fail_link(id, Reason::LinkFailed),
-            // An orderly end of a connected link is the peer's will: it does not want us, it goes, or it builds anew.
-            LinkState::Closed if self.peers.get(id).is_some_and(Peer::is_up) => {
-                self.park(id, Parked::ByPeer);
-                self.drop_link(id, PeerState::Closed, Reason::ClosedByPeer);
-                self.forget_unannounced(id);
-            }
+            LinkState::Closed if self.peers.get(id).is_some_and(Peer::is_up) => self.closed_by_peer(id),
             LinkState::Closed => self.fail_link(id, Reason::ClosedByPeer),
             // A link begins like this, which is `Connecting` for us already; after that it tells of lost contact.
             LinkState::New | LinkState::Connecting | LinkState::Disconnected => {
@@ -333,6 +344,20 @@ impl Mesh {
                 }
             }
         }
+    }
+
+    /// The orderly end of a connected link is the peer's will: it does not want us, it goes, or it builds anew. Unless we
+    /// joined again just now: then it was told that we had left, and a newcomer offers.
+    fn closed_by_peer(&mut self, id: &PeerId) {
+        let (joined, now, timeout) = (self.joined, self.now, self.config.connect_timeout);
+        let link = self.drop_link(id, PeerState::Closed, Reason::ClosedByPeer);
+        match link.zip(joined) {
+            Some((link, (at, first))) if link.id < first && at + timeout > now => self.retry_later(id, true),
+            _ => {
+                self.park(id, Parked::ByPeer);
+            }
+        }
+        self.forget_unannounced(id);
     }
 
     fn on_channel_open(&mut self, id: &PeerId) {

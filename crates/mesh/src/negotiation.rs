@@ -127,10 +127,7 @@ impl Mesh {
                 }
             }
             // The peer answered on a new link, where the offer of our old one can't be of use.
-            (Phase::HaveLocalOffer(_), Some(_)) if other_session => {
-                link.offerer = true;
-                self.fail_link(id, Reason::Restarted);
-            }
+            (Phase::HaveLocalOffer(_), Some(_)) if other_session => self.rebuild_link(id, Reason::Restarted),
             (Phase::HaveLocalOffer(_), Some(session)) => {
                 link.phase = Phase::AcceptingAnswer;
                 link.session = Some(session);
@@ -231,24 +228,31 @@ impl Mesh {
 
     pub(crate) fn on_negotiation_failed(&mut self, id: &PeerId, reason: String) {
         let Some(link) = self.link_mut(id) else { return };
+        let up = link.up;
+        let failed = Reason::NegotiationFailed(reason.clone());
         match link.phase {
+            // A description that can't be set leaves the connection as it was (W3C webrtc-pc §4.4.1.5).
             Phase::AcceptingOffer { again: true, rolled_back: false } => {
-                // A description that can't be set leaves the connection as it was (W3C webrtc-pc §4.4.1.5).
                 self.bad_description(id, codes::OFFER_INVALID, &reason);
-                return self.settle(id);
+                self.settle(id);
             }
-            Phase::AcceptingOffer { again: true, rolled_back: true } => link.offerer = true,
+            Phase::AcceptingOffer { again: true, rolled_back: true } => self.rebuild_link(id, failed),
             Phase::AcceptingOffer { again: false, .. } => {
-                self.bad_description(id, codes::OFFER_INVALID, &reason)
+                self.bad_description(id, codes::OFFER_INVALID, &reason);
+                self.fail_link(id, failed);
             }
-            Phase::AcceptingAnswer => self.bad_description(id, codes::ANSWER_INVALID, &reason),
-            Phase::CreatingOffer => {}
-            Phase::Stable | Phase::HaveLocalOffer(_) => {
-                self.counters.unexpected_reports += 1;
-                return;
+            // Our offer is still set, so there is no going on.
+            Phase::AcceptingAnswer => {
+                self.bad_description(id, codes::ANSWER_INVALID, &reason);
+                self.rebuild_link(id, failed);
             }
+            Phase::CreatingOffer if up => {
+                self.warn(id, Warning::NoOffer, reason);
+                self.settle(id);
+            }
+            Phase::CreatingOffer => self.fail_link(id, failed),
+            Phase::Stable | Phase::HaveLocalOffer(_) => self.counters.unexpected_reports += 1,
         }
-        self.fail_link(id, Reason::NegotiationFailed(reason));
     }
 
     pub(crate) fn on_local_candidate(&mut self, id: &PeerId, candidate: IceCandidate) {
