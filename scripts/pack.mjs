@@ -33,6 +33,7 @@ async function packMain() {
     recursive: true,
     filter: (path) => !path.endsWith('.node'),
   })
+  cpSync(join(ROOT, 'models'), join(folder, 'models'), { recursive: true })
   return await npmPack(folder, published)
 }
 

@@ -35,20 +35,27 @@ function checkNode() {
   }
 }
 
-/** `npm ci`, unless node_modules was made from this very lock file. */
+/**
+ * Installs what the lock file says, unless node_modules was made from it. Not by `npm ci`: that refuses a lock file
+ * without an entry for every other platform's optional binaries, and a registry's mirror may not have them all.
+ */
 async function installPackages() {
-  const mark = join(ROOT, 'node_modules', `.from-lock-${contentHash(['package-lock.json']).slice(0, 16)}`)
+  const mark = join(
+    ROOT,
+    'node_modules',
+    `.from-lock-${contentHash(['package.json', 'package-lock.json']).slice(0, 16)}`,
+  )
   if (existsSync(mark)) return false
   say('setup: installing npm packages')
   const npm = process.platform === 'win32' ? 'npm.cmd' : 'npm'
-  const code = await run(npm, ['ci', '--no-fund', '--no-audit', '--loglevel=error'], {
+  const code = await run(npm, ['install', '--no-save', '--no-fund', '--no-audit', '--loglevel=error'], {
     env: {
       // Its install script fetches CUDA libraries (hundreds of MB); the CPU library is in the package itself.
       ONNXRUNTIME_NODE_INSTALL: 'skip',
       PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD: '1',
     },
   })
-  if (code !== 0) throw new Problem('npm ci failed: see its messages above. It needs the npm registry.')
+  if (code !== 0) throw new Problem('npm install failed: see its messages above. It needs the npm registry.')
   writeFileSync(mark, '')
   return true
 }

@@ -96,12 +96,13 @@ describe('tarballs', () => {
       expect.arrayContaining([
         ...['package.json', 'README.md', 'CHANGELOG.md', 'LICENSE-MIT', 'LICENSE-APACHE', 'NOTICE'],
         ...['dist/index.js', 'dist/index.d.ts', 'dist/native/binding.cjs', 'dist/native/binding.d.cts'],
+        ...['models/selfie_segmentation_landscape.onnx', 'models/NOTICE', 'models/LICENSE-APACHE-2.0'],
       ]),
     )
-    expect(files.filter((name) => !/^(dist\/|[^/]+$)/.test(name))).toEqual([])
-    expect(files.filter((name) => /\.(node|ts|rs|map|tgz)$/.test(name) && !name.endsWith('.d.ts'))).toEqual(
-      [],
-    )
+    expect(files.filter((name) => !/^(dist\/|models\/|[^/]+$)/.test(name))).toEqual([])
+    expect(
+      files.filter((name) => /\.(node|ts|rs|py|map|tgz)$/.test(name) && !name.endsWith('.d.ts')),
+    ).toEqual([])
   })
 
   test('the main package asks for every platform package at its own version', () => {
