@@ -26,6 +26,8 @@ use crate::{EncodedFrame, MediaError, VideoEncoderConfig};
 pub(crate) struct H264Encoder {
     encoder: Encoder,
     bitrate_bps: u32,
+    /// The target openh264 has, which `bitrate_bps` is ahead of until the first frame.
+    applied_bps: u32,
     max_fps: u32,
     /// openh264 takes options only after it has seen a frame.
     started: bool,
@@ -70,6 +72,7 @@ impl H264Encoder {
         Ok(H264Encoder {
             encoder,
             bitrate_bps: config.bitrate_bps,
+            applied_bps: config.bitrate_bps,
             max_fps: config.max_fps,
             started: false,
             keyframe_owed: false,
@@ -140,7 +143,7 @@ impl H264Encoder {
     fn apply_bitrate(&mut self, bitrate_bps: u32) -> Result<(), MediaError> {
         let maximum = |target: u32| SBitrateInfo { iLayer: SPATIAL_LAYER_0, iBitrate: (target * 2) as i32 };
         let steps = [
-            (ENCODER_OPTION_MAX_BITRATE, maximum(bitrate_bps.max(self.bitrate_bps))),
+            (ENCODER_OPTION_MAX_BITRATE, maximum(bitrate_bps.max(self.applied_bps))),
             (
                 ENCODER_OPTION_BITRATE,
                 SBitrateInfo { iLayer: SPATIAL_LAYER_ALL, iBitrate: bitrate_bps as i32 },
@@ -151,6 +154,7 @@ impl H264Encoder {
             // SAFETY: both options read one SBitrateInfo.
             unsafe { self.set_option(option, &mut value)? };
         }
+        self.applied_bps = bitrate_bps;
         Ok(())
     }
 

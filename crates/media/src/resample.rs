@@ -48,6 +48,8 @@ struct Stage {
     chunk: Vec<f32>,
     /// Output frames still to be cut off: the filter's delay.
     to_trim: usize,
+    /// Where, in input frames, the first output frame after that lies: less than one output frame behind the first.
+    offset: f64,
 }
 
 impl Resampler {
@@ -148,7 +150,8 @@ impl Resampler {
     }
 
     fn stamp(&mut self, samples: Vec<f32>, input_rate: u32) -> AudioFrame {
-        let position = self.given as f64 * f64::from(input_rate) / f64::from(self.output_rate);
+        let offset = self.stage.as_ref().map_or(0.0, |stage| stage.offset);
+        let position = self.given as f64 * f64::from(input_rate) / f64::from(self.output_rate) + offset;
         let timestamp_us = self.timeline.at(position, input_rate);
         self.given += (samples.len() / usize::from(self.output_channels)) as u64;
         AudioFrame {
@@ -175,8 +178,11 @@ impl Stage {
             Async::new_sinc(ratio, 1.0, &parameters, chunk, channels, FixedAsync::Input).map_err(|e| {
                 MediaError::Codec { codec: "resampler", operation: "start", reason: e.to_string() }
             })?;
-        let to_trim = engine.output_delay();
-        Ok(Stage { engine, ratio, pending: Vec::new(), chunk: Vec::new(), to_trim })
+        // Its first output frame lies half a filter, less one output frame, ahead of the first input frame.
+        let lead = (SINC_LEN * scale / 2) as f64;
+        let to_trim = (lead * ratio - 1.0 - 1e-9).ceil();
+        let offset = ((to_trim + 1.0) / ratio - lead).max(0.0);
+        Ok(Stage { engine, ratio, pending: Vec::new(), chunk: Vec::new(), to_trim: to_trim as usize, offset })
     }
 
     /// Converts every whole chunk of `pending`, appending to `out`.
