@@ -11,13 +11,15 @@ import { ensureSystem, writeCargoConfig } from './lib/system.mjs'
 const OUTPUT = 'src-ts/native'
 
 const sources = () =>
-  contentHash(['Cargo.toml', 'Cargo.lock', 'build.rs', 'crates'], {
+  contentHash(['Cargo.toml', 'build.rs', 'crates'], {
     skip: (path) => /^crates\/[^/]+\/(tests|benches|examples|fuzz)$/.test(path) || path === 'crates/testkit',
   })
 
+const lock = () => contentHash(['Cargo.lock'])
+
 export function addonIsCurrent() {
   const files = [thisPlatform().binary, 'binding.cjs', 'binding.d.cts']
-  return files.every((name) => existsSync(join(ROOT, OUTPUT, name))) && stamp('addon') === sources()
+  return files.every((name) => existsSync(join(ROOT, OUTPUT, name))) && stamp('addon') === sources() + lock()
 }
 
 export async function buildAddon({ target } = {}) {
@@ -37,7 +39,8 @@ export async function buildAddon({ target } = {}) {
   ]
   const code = await run(process.execPath, [tool('@napi-rs/cli', 'dist/cli.js'), ...args])
   if (code !== 0) throw new Problem('The native addon could not be built: see the messages above.')
-  if (!target) setStamp('addon', hash)
+  // The sources as they were when the build began, but the lock file that it may have brought up to date.
+  if (!target) setStamp('addon', hash + lock())
   say(`setup: addon built in ${duration(Date.now() - started)}`)
 }
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 // `npm run pack:all`: the main package and this platform's binary package, as tarballs in npm/, without the network.
 // `--platform <id>=<file.node>` packs another platform's binary, built elsewhere (release workflow); `--all` wants all.
+// `--postpack` is for a plain `npm pack`: only this platform's package, put where npm puts the main one.
 import { copyFileSync, cpSync, existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -8,14 +9,19 @@ import { thirdPartyNotices } from './lib/notices.mjs'
 import { manifest, platforms, thisPlatform } from './lib/platforms.mjs'
 import { main, output, Problem, ROOT, run, which } from './lib/process.mjs'
 
+const OUT = join(ROOT, 'npm')
 const LICENCES = ['LICENSE-MIT', 'LICENSE-APACHE', 'NOTICE']
+
+/** This platform's binary as the checkout built it. */
+function built() {
+  const here = thisPlatform()
+  return { [here.id]: join(ROOT, 'src-ts', 'native', here.binary) }
+}
 
 /** Resolves to the tarballs' paths, the main package's first. `binaries`: platform id -> .node file. */
 export async function pack({ binaries } = {}) {
-  const here = thisPlatform()
-  const chosen = binaries ?? { [here.id]: join(ROOT, 'src-ts', 'native', here.binary) }
   const tarballs = [await packMain()]
-  for (const [id, file] of Object.entries(chosen)) tarballs.push(await packPlatform(id, file))
+  for (const [id, file] of Object.entries(binaries ?? built())) tarballs.push(await packPlatform(id, file))
   return tarballs
 }
 
@@ -37,7 +43,7 @@ async function packMain() {
   return await npmPack(folder, published)
 }
 
-async function packPlatform(id, file) {
+async function packPlatform(id, file, destination = OUT) {
   const platform = platforms().find((p) => p.id === id)
   if (!platform) throw new Problem(`${id} is not a platform of package.json's napi.targets`)
   if (!existsSync(file)) throw new Problem(`${file} is missing: run \`npm run build:addon\` on ${id} first.`)
@@ -65,7 +71,7 @@ async function packPlatform(id, file) {
   const binary = join(folder, platform.binary)
   copyFileSync(file, binary)
   slim(platform, binary)
-  return await npmPack(folder, published)
+  return await npmPack(folder, published, destination)
 }
 
 /** Line tables are for the checkout's profiles and backtraces; without them the binary is about half as large. */
@@ -86,9 +92,8 @@ function stage(id, published, files) {
   return folder
 }
 
-async function npmPack(folder, { name, version }) {
+async function npmPack(folder, { name, version }, destination = OUT) {
   const npm = process.platform === 'win32' ? 'npm.cmd' : 'npm'
-  const destination = join(ROOT, 'npm')
   const code = await run(npm, ['pack', '--loglevel=error', '--pack-destination', destination], {
     cwd: folder,
   })
@@ -98,6 +103,14 @@ async function npmPack(folder, { name, version }) {
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   await main(async () => {
+    if (process.argv.includes('--postpack')) {
+      if (process.env.npm_config_dry_run === 'true') return
+      const [[id, file]] = Object.entries(built())
+      process.stdout.write(
+        `${await packPlatform(id, file, process.env.npm_config_pack_destination || ROOT)}\n`,
+      )
+      return
+    }
     const pairs = process.argv
       .slice(2)
       .flatMap((arg, i, args) => (arg === '--platform' ? [args[i + 1].split('=')] : []))
