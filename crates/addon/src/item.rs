@@ -177,7 +177,7 @@ impl ItemOut {
         ItemOut { timestamp_us, sequence: sequence.map(|s| s as i64), metadata, ..out }
     }
 
-    fn empty(kind: &'static str, timestamp_us: i64) -> ItemOut {
+    pub(crate) fn empty(kind: &'static str, timestamp_us: i64) -> ItemOut {
         ItemOut {
             kind,
             samples: None,

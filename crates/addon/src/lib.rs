@@ -1,3 +1,11 @@
 //! The Node addon: one file per JavaScript class. Never a timer, never a decision; TypeScript throws, this returns.
 
 mod build;
+mod codec;
+mod error;
+mod frame;
+mod item;
+mod runner;
+mod stats;
+mod transport;
+mod wake;

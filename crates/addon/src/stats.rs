@@ -1,0 +1,176 @@
+//! Statistics on their way out; TypeScript gives them their W3C names.
+
+use napi_derive::napi;
+use remotemedia_transport::{InboundStats, OutboundStats, PeerStats};
+
+use crate::transport::codec_name;
+
+/// One peer.
+#[napi(object, object_from_js = false)]
+pub struct PeerStatsOut {
+    /// Its id.
+    pub peer_id: String,
+    /// W3C state.
+    pub state: &'static str,
+    /// `host`, `srflx`, `prflx`, `relay` of our side; absent: no pair.
+    pub local_kind: Option<&'static str>,
+    /// Of the peer's side.
+    pub remote_kind: Option<&'static str>,
+    /// `address:port`.
+    pub local_address: Option<String>,
+    /// `address:port`.
+    pub remote_address: Option<String>,
+    /// Seconds.
+    pub round_trip_time: Option<f64>,
+    /// Datagrams.
+    pub packets_sent: f64,
+    /// Datagrams.
+    pub packets_received: f64,
+    /// Bytes.
+    pub bytes_sent: f64,
+    /// Bytes.
+    pub bytes_received: f64,
+    /// Messages.
+    pub messages_sent: f64,
+    /// Messages.
+    pub messages_received: f64,
+    /// Bytes not acknowledged.
+    pub buffered_amount: f64,
+    /// The codec sent.
+    pub video_codec: Option<&'static str>,
+    /// Audio in.
+    pub audio_in: InboundOut,
+    /// Video in.
+    pub video_in: InboundOut,
+    /// Audio out.
+    pub audio_out: OutboundOut,
+    /// Video out.
+    pub video_out: OutboundOut,
+}
+
+/// Media from a peer.
+#[napi(object, object_from_js = false)]
+pub struct InboundOut {
+    /// RTP packets.
+    pub packets: f64,
+    /// Bytes.
+    pub bytes: f64,
+    /// RTP packets.
+    pub lost: f64,
+    /// Seconds.
+    pub jitter: f64,
+    /// Pictures.
+    pub frames_received: f64,
+    /// Pictures or packets.
+    pub frames_decoded: f64,
+    /// Pictures.
+    pub frames_dropped: f64,
+    /// Packets that found no room.
+    pub packets_discarded: f64,
+    /// Audio packets made up.
+    pub concealed: f64,
+    /// RTCP.
+    pub nacks: f64,
+    /// RTCP.
+    pub plis: f64,
+    /// Pixels.
+    pub width: u32,
+    /// Pixels.
+    pub height: u32,
+}
+
+/// Media to a peer.
+#[napi(object, object_from_js = false)]
+pub struct OutboundOut {
+    /// Pictures or packets.
+    pub frames: f64,
+    /// Pictures.
+    pub keyframes: f64,
+    /// RTP packets.
+    pub packets: f64,
+    /// Bytes.
+    pub bytes: f64,
+    /// RTCP.
+    pub nacks: f64,
+    /// RTCP.
+    pub plis: f64,
+    /// RTCP.
+    pub firs: f64,
+    /// RTP packets the peer says it lost.
+    pub lost: f64,
+    /// 0 to 1.
+    pub fraction_lost: f64,
+    /// Pixels.
+    pub width: u32,
+    /// Pixels.
+    pub height: u32,
+}
+
+pub(crate) fn peer_stats(s: PeerStats) -> PeerStatsOut {
+    let selected = s.link.selected.as_ref();
+    PeerStatsOut {
+        peer_id: s.peer.to_string(),
+        state: s.state.as_str(),
+        local_kind: selected.map(|p| kind(p.local_kind)),
+        remote_kind: selected.map(|p| kind(p.remote_kind)),
+        local_address: selected.map(|p| p.local.to_string()),
+        remote_address: selected.map(|p| p.remote.to_string()),
+        round_trip_time: s.link.round_trip.map(|d| d.as_secs_f64()),
+        packets_sent: s.link.packets_sent as f64,
+        packets_received: s.link.packets_received as f64,
+        bytes_sent: s.link.bytes_sent as f64,
+        bytes_received: s.link.bytes_received as f64,
+        messages_sent: s.link.messages_sent as f64,
+        messages_received: s.link.messages_received as f64,
+        buffered_amount: s.buffered_amount as f64,
+        video_codec: s.video_codec.map(codec_name),
+        audio_in: inbound(&s.link.audio_in, &s.audio_in),
+        video_in: inbound(&s.link.video_in, &s.video_in),
+        audio_out: outbound(&s.link.audio_out, &s.audio_out),
+        video_out: outbound(&s.link.video_out, &s.video_out),
+    }
+}
+
+fn inbound(link: &remotemedia_transport::LinkInbound, media: &InboundStats) -> InboundOut {
+    InboundOut {
+        packets: link.packets as f64,
+        bytes: link.bytes as f64,
+        lost: link.lost as f64,
+        jitter: link.jitter_seconds,
+        frames_received: media.frames_received as f64,
+        frames_decoded: media.frames_decoded as f64,
+        frames_dropped: media.frames_dropped as f64,
+        packets_discarded: media.packets_dropped as f64,
+        concealed: media.concealed as f64,
+        nacks: link.nacks_sent as f64,
+        plis: link.plis_sent as f64,
+        width: media.width,
+        height: media.height,
+    }
+}
+
+fn outbound(link: &remotemedia_transport::LinkOutbound, media: &OutboundStats) -> OutboundOut {
+    OutboundOut {
+        frames: media.frames as f64,
+        keyframes: media.keyframes as f64,
+        packets: link.packets as f64,
+        bytes: link.bytes as f64,
+        nacks: link.nacks_received as f64,
+        plis: link.plis_received as f64,
+        firs: link.firs_received as f64,
+        lost: link.lost as f64,
+        fraction_lost: link.fraction_lost,
+        width: media.width,
+        height: media.height,
+    }
+}
+
+fn kind(kind: remotemedia_transport::CandidateKind) -> &'static str {
+    use remotemedia_transport::CandidateKind;
+    match kind {
+        CandidateKind::Host => "host",
+        CandidateKind::ServerReflexive => "srflx",
+        CandidateKind::PeerReflexive => "prflx",
+        CandidateKind::Relay => "relay",
+    }
+}

@@ -1,0 +1,344 @@
+//! One link with what belongs to it: channels, media in and out.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use bytes::Bytes;
+use remotemedia_link::{ChannelId, ChannelOptions, Link, LinkError, LinkStats, MediaKind, MessageKind, RtpIn};
+use remotemedia_media::{EncodedFrame, VideoCodec};
+use remotemedia_pipeline::{Mailbox, Policy, Push};
+
+use crate::audio_in::AudioIn;
+use crate::event::Event;
+use crate::outputs::VideoSource;
+use crate::peer::Peer;
+use crate::session::Track;
+use crate::shared::Shared;
+use crate::stats::InboundCounters;
+use crate::video_in::VideoIn;
+use crate::{Message, OutboundStats, PeerStats, SocketCounters, TransportError};
+
+/// The label of the built-in channel.
+const BUILT_IN_LABEL: &str = "data";
+/// RTP packets that may wait for a decoder: a second of video at 8 Mbit/s.
+const MAX_WAITING_PACKETS: usize = 1024;
+/// Channels a peer may have open with us.
+const MAX_CHANNELS: usize = 256;
+/// A media clock that is off the wall clock by more than this has jumped.
+const MAX_CLOCK_DRIFT_US: i64 = 500_000;
+
+pub(crate) struct Entry {
+    pub(crate) link: Link,
+    pub(crate) peer: Arc<Peer>,
+    /// The built-in channel is open.
+    pub(crate) open: bool,
+    /// Local candidates that the peer has not been told.
+    pub(crate) candidates: Vec<String>,
+    started: Instant,
+    channels: BTreeMap<u32, ChannelId>,
+    numbers: HashMap<ChannelId, u32>,
+    /// Opened by our owner under a number it chose; the engine reports them open later.
+    opening: HashMap<ChannelId, u32>,
+    next_number: u32,
+    to_pump: BTreeSet<u32>,
+    audio_in: Inbound,
+    video_in: Inbound,
+    audio_out: OutboundStats,
+    video_out: OutboundStats,
+    audio_clock: OutClock,
+    video_clock: OutClock,
+    video_source: Option<(Arc<VideoSource>, VideoCodec)>,
+}
+
+/// Received media on its way to a decode worker.
+struct Inbound {
+    mailbox: Mailbox<RtpIn>,
+    counters: Arc<InboundCounters>,
+}
+
+/// Maps a source's timestamps to one continuous line for this receiver, though sources come and go.
+#[derive(Default)]
+struct OutClock {
+    source: Option<u64>,
+    offset_us: i64,
+}
+
+impl Entry {
+    pub(crate) fn new(link: Link, peer: Arc<Peer>, shared: &Arc<Shared>) -> Entry {
+        let weak = Arc::downgrade(shared);
+        let audio_counters = Arc::new(InboundCounters::default());
+        let mut audio = AudioIn::new(weak.clone(), peer.id.clone(), shared.config.audio.channels, audio_counters.clone());
+        let audio_mailbox = shared.audio_pool.bounded("decode audio", MAX_WAITING_PACKETS, Policy::DropOldest, move |p| {
+            audio.receive(p);
+        });
+        let video_counters = Arc::new(InboundCounters::default());
+        let mut video = VideoIn::new(weak, peer.id.clone(), video_counters.clone());
+        let video_mailbox = shared.video_pool.bounded("decode video", MAX_WAITING_PACKETS, Policy::DropOldest, move |p| {
+            video.receive(p);
+        });
+        Entry {
+            link,
+            peer,
+            open: false,
+            candidates: Vec::new(),
+            started: Instant::now(),
+            channels: BTreeMap::new(),
+            numbers: HashMap::new(),
+            opening: HashMap::new(),
+            // Numbers of the peer's channels count down from the top, those of our owner up from 1.
+            next_number: u32::MAX,
+            to_pump: BTreeSet::new(),
+            audio_in: Inbound { mailbox: audio_mailbox, counters: audio_counters },
+            video_in: Inbound { mailbox: video_mailbox, counters: video_counters },
+            audio_out: OutboundStats::default(),
+            video_out: OutboundStats::default(),
+            audio_clock: OutClock::default(),
+            video_clock: OutClock::default(),
+            video_source: None,
+        }
+    }
+
+    /// Tells other threads what this peer takes.
+    pub(crate) fn publish_negotiated(&self) {
+        let negotiated = self.link.negotiated();
+        self.peer.set_negotiated(negotiated.audio, negotiated.video, negotiated.max_message_size);
+    }
+
+    // Channels
+
+    /// Gives an open channel its number; 0 is the built-in one.
+    pub(crate) fn channel_opened(&mut self, id: ChannelId, label: &str, ours: bool) -> Option<u32> {
+        if let Some(number) = self.numbers.get(&id) {
+            return Some(*number);
+        }
+        let number = match self.opening.remove(&id) {
+            Some(number) => number,
+            None if label == BUILT_IN_LABEL && !self.channels.contains_key(&0) => 0,
+            None if ours || self.channels.len() >= MAX_CHANNELS => return None,
+            None => {
+                self.next_number -= 1;
+                self.next_number
+            }
+        };
+        self.channels.insert(number, id);
+        self.numbers.insert(id, number);
+        Some(number)
+    }
+
+    pub(crate) fn channel_closed(&mut self, id: ChannelId) -> Option<u32> {
+        self.opening.remove(&id);
+        let number = self.numbers.remove(&id)?;
+        self.channels.remove(&number);
+        self.open &= number != 0;
+        Some(number)
+    }
+
+    pub(crate) fn channel_number(&self, id: ChannelId) -> Option<u32> {
+        self.numbers.get(&id).copied()
+    }
+
+    pub(crate) fn open_channel(&mut self, now: Instant, number: u32, label: &str, options: ChannelOptions, shared: &Shared) {
+        match self.link.open_channel(now, label, options) {
+            Ok(id) => {
+                self.opening.insert(id, number);
+            }
+            Err(error) => {
+                let error = TransportError::Codec { message: format!("channel '{label}': {error}") };
+                shared.events.push(Event::Error { peer: Some(self.peer.id.clone()), error });
+                shared.events.push(Event::ChannelClosed { peer: self.peer.id.clone(), channel: number });
+            }
+        }
+    }
+
+    pub(crate) fn close_channel(&mut self, now: Instant, number: u32) {
+        let opening = self.opening.iter().find(|(_, n)| **n == number).map(|(id, _)| *id);
+        if let Some(id) = self.channels.get(&number).copied().or(opening) {
+            self.link.close_channel(now, id);
+        }
+    }
+
+    pub(crate) fn wants_pump(&mut self, channel: u32) {
+        self.to_pump.insert(channel);
+    }
+
+    /// Moves waiting messages into the engine as far as `window` allows.
+    pub(crate) fn pump(&mut self, now: Instant, window: usize, shared: &Shared) {
+        if self.to_pump.is_empty() {
+            return;
+        }
+        let Self { link, peer, channels, to_pump, .. } = self;
+        to_pump.retain(|number| {
+            let Some(&id) = channels.get(number) else { return false };
+            let mut refused = 0;
+            let before = link.buffered_amount(id);
+            let drained = peer.pump(*number, window, before, |message| {
+                let (kind, data) = match message {
+                    Message::Text(data) => (MessageKind::Text, data),
+                    Message::Binary(data) => (MessageKind::Binary, data),
+                    Message::Json(data) => (MessageKind::Text, [b"\x1e", &data[..]].concat().into()),
+                };
+                if link.send_message(now, id, kind, &data).is_err() {
+                    refused += 1;
+                }
+            });
+            shared.counters.packets_refused.fetch_add(refused, Ordering::Relaxed);
+            if drained {
+                shared.events.push(Event::Drained { peer: peer.id.clone(), channel: *number });
+            }
+            // Until all is acknowledged, each round may have made room.
+            peer.buffered_amount(*number) > 0
+        });
+    }
+
+    // Media in
+
+    pub(crate) fn receive_rtp(&mut self, packet: RtpIn, shared: &Shared) {
+        let (inbound, track) = match packet.kind {
+            MediaKind::Audio => (&self.audio_in, Track::Audio),
+            MediaKind::Video => (&self.video_in, Track::Video),
+        };
+        if !shared.wants(&self.peer.id, track) {
+            return;
+        }
+        inbound.counters.packets.fetch_add(1, Ordering::Relaxed);
+        match inbound.mailbox.push(packet) {
+            Push::Pushed => {}
+            Push::Dropped(old) => {
+                inbound.counters.packets_dropped.fetch_add(old.len() as u64, Ordering::Relaxed);
+            }
+            Push::Refused(_) => {
+                inbound.counters.packets_dropped.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    // Media out
+
+    pub(crate) fn keyframe_requested(&mut self) {
+        if let Some((source, codec)) = &self.video_source {
+            source.want_keyframe(*codec);
+        }
+    }
+
+    pub(crate) fn send_audio(&mut self, now: Instant, source: u64, packet: Bytes, timestamp_us: i64, shared: &Shared) {
+        let at = self.audio_clock.map(source, timestamp_us, self.wall_us(now));
+        let len = packet.len() as u64;
+        match self.link.send_audio(now, packet, at) {
+            Ok(()) => {
+                self.audio_out.frames += 1;
+                self.audio_out.packets += 1;
+                self.audio_out.bytes += len;
+            }
+            Err(error) => count_refusal(shared, &error),
+        }
+    }
+
+    pub(crate) fn send_video(
+        &mut self,
+        now: Instant,
+        source: &Arc<VideoSource>,
+        codec: VideoCodec,
+        frame: &EncodedFrame,
+        shared: &Shared,
+    ) {
+        if self.link.negotiated().video != Some(codec) {
+            return;
+        }
+        let same = self.video_source.as_ref().is_some_and(|(s, c)| s.id == source.id && *c == codec);
+        if !same && !frame.keyframe {
+            // A decoder can't take over in the middle of a stream.
+            source.want_keyframe(codec);
+            self.video_out.frames_skipped += 1;
+            return;
+        }
+        if !same {
+            self.video_source = Some((source.clone(), codec));
+        }
+        let at = self.video_clock.map(source.id, frame.timestamp_us, self.wall_us(now));
+        let frame = EncodedFrame { timestamp_us: at, ..frame.clone() };
+        match self.link.send_video(now, &frame) {
+            Ok(packets) => {
+                self.video_out.frames += 1;
+                self.video_out.keyframes += u64::from(frame.keyframe);
+                self.video_out.packets += packets as u64;
+                self.video_out.bytes += frame.data.len() as u64;
+                self.video_out.width = frame.width;
+                self.video_out.height = frame.height;
+            }
+            Err(error) => {
+                // What was not sent leaves a hole that only a keyframe mends.
+                source.want_keyframe(codec);
+                count_refusal(shared, &error);
+            }
+        }
+    }
+
+    // The end
+
+    /// The link is gone: nothing waits any more, and its workers' state is freed.
+    pub(crate) fn closed(&mut self, shared: &Shared) {
+        for (number, _) in self.channels.iter().filter(|(n, _)| **n != 0) {
+            shared.events.push(Event::ChannelClosed { peer: self.peer.id.clone(), channel: *number });
+        }
+        for number in self.channels.keys() {
+            shared.events.push(Event::Drained { peer: self.peer.id.clone(), channel: *number });
+        }
+        self.peer.close_all_channels();
+        self.peer.set_negotiated(false, None, 0);
+        self.audio_in.mailbox.close();
+        self.video_in.mailbox.close();
+        shared.outputs.remove_peer(&self.peer.id);
+    }
+
+    pub(crate) fn stats(&self, link: LinkStats, socket: SocketCounters) -> PeerStats {
+        PeerStats {
+            peer: self.peer.id.clone(),
+            state: self.peer.state(),
+            link,
+            video_codec: self.peer.video_codec(),
+            audio_in: self.audio_in.counters.snapshot(),
+            video_in: self.video_in.counters.snapshot(),
+            audio_out: self.audio_out,
+            video_out: self.video_out,
+            buffered_amount: self.peer.buffered_amount(0),
+            socket,
+        }
+    }
+
+    fn wall_us(&self, now: Instant) -> i64 {
+        now.saturating_duration_since(self.started).as_micros() as i64
+    }
+}
+
+impl OutClock {
+    fn map(&mut self, source: u64, timestamp_us: i64, wall_us: i64) -> i64 {
+        let drift = timestamp_us.saturating_add(self.offset_us).saturating_sub(wall_us);
+        if self.source != Some(source) || drift.abs() > MAX_CLOCK_DRIFT_US {
+            self.source = Some(source);
+            self.offset_us = wall_us.saturating_sub(timestamp_us);
+        }
+        timestamp_us.saturating_add(self.offset_us)
+    }
+}
+
+fn count_refusal(shared: &Shared, error: &LinkError) {
+    shared.counters.packets_refused.fetch_add(1, Ordering::Relaxed);
+    tracing::debug!(%error, "media refused");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::OutClock;
+
+    #[test]
+    fn timestamps_keep_their_steps_and_jump_only_with_the_source() {
+        let mut clock = OutClock::default();
+        assert_eq!(clock.map(1, 5_000_000, 100), 100);
+        assert_eq!(clock.map(1, 5_020_000, 21_000), 20_100, "steps are the source's");
+        assert_eq!(clock.map(2, 7, 40_000), 40_000, "another source starts at the wall clock");
+        assert_eq!(clock.map(2, 20_007, 62_000), 60_000);
+        assert_eq!(clock.map(2, 9_000_000, 80_000), 80_000, "a jump of the source is none of the receiver's");
+    }
+}

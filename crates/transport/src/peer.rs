@@ -1,0 +1,255 @@
+//! What other threads know of a peer, and what they have given the net thread to send to it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+
+use bytes::Bytes;
+use remotemedia_media::VideoCodec;
+
+use crate::{Message, PeerId, PeerState, TransportError};
+
+/// A send is done at once while less than this waits for the peer, in bytes; above it, [`crate::Event::Drained`] tells when.
+pub const HIGH_WATER_BYTES: usize = 1 << 20;
+/// [`crate::Event::Drained`] comes when no more than this is left, in bytes.
+pub const LOW_WATER_BYTES: usize = 256 << 10;
+/// Nothing is taken for a channel that has this much waiting, in bytes.
+pub const MAX_WAITING_BYTES: usize = 64 << 20;
+
+/// Shared by the net thread (which writes it), workers and the owner (who read it).
+pub(crate) struct Peer {
+    pub(crate) id: PeerId,
+    state: Mutex<PeerState>,
+    video_codec: AtomicU8,
+    audio: AtomicBool,
+    max_message_size: AtomicUsize,
+    channels: Mutex<HashMap<u32, Outbox>>,
+}
+
+/// Messages of one channel, waiting for room in the engine.
+#[derive(Default)]
+pub(crate) struct Outbox {
+    pub(crate) queue: VecDeque<Message>,
+    /// In the queue, and in the engine until acknowledged.
+    queued_bytes: usize,
+    engine_bytes: usize,
+    /// Somebody was told to wait for `Drained`.
+    waited_for: bool,
+    closed: bool,
+}
+
+/// All peers there is or was a link with.
+#[derive(Default)]
+pub(crate) struct Peers {
+    map: RwLock<HashMap<PeerId, Arc<Peer>>>,
+}
+
+impl Peer {
+    pub(crate) fn new(id: PeerId) -> Peer {
+        Peer {
+            id,
+            state: Mutex::new(PeerState::New),
+            video_codec: AtomicU8::new(0),
+            audio: AtomicBool::new(false),
+            max_message_size: AtomicUsize::new(0),
+            channels: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn state(&self) -> PeerState {
+        *crate::lock(&self.state)
+    }
+
+    pub(crate) fn set_state(&self, state: PeerState) {
+        *crate::lock(&self.state) = state;
+    }
+
+    /// The codec this peer is sent, once negotiated.
+    pub(crate) fn video_codec(&self) -> Option<VideoCodec> {
+        match self.video_codec.load(Ordering::Acquire) {
+            1 => Some(VideoCodec::Vp9),
+            2 => Some(VideoCodec::Vp8),
+            3 => Some(VideoCodec::H264),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn audio(&self) -> bool {
+        self.audio.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_negotiated(&self, audio: bool, video: Option<VideoCodec>, max_message_size: usize) {
+        let code = match video {
+            None => 0,
+            Some(VideoCodec::Vp9) => 1,
+            Some(VideoCodec::Vp8) => 2,
+            Some(VideoCodec::H264) => 3,
+        };
+        self.video_codec.store(code, Ordering::Release);
+        self.audio.store(audio, Ordering::Release);
+        self.max_message_size.store(max_message_size, Ordering::Release);
+    }
+
+    /// Takes a message for `channel`. True: room for more; false: wait for `Drained`.
+    pub(crate) fn enqueue(&self, channel: u32, message: Message) -> Result<bool, TransportError> {
+        let limit = self.max_message_size.load(Ordering::Acquire);
+        if message.wire_len() > limit {
+            return Err(TransportError::MessageTooLarge { peer: self.id.clone(), size: message.wire_len(), limit });
+        }
+        let mut channels = crate::lock(&self.channels);
+        let Some(outbox) = channels.get_mut(&channel).filter(|o| !o.closed) else {
+            return Err(TransportError::NotConnected { peer: self.id.clone() });
+        };
+        if outbox.buffered() + message.wire_len() > MAX_WAITING_BYTES {
+            return Err(TransportError::SendQueueFull { peer: self.id.clone(), limit: MAX_WAITING_BYTES });
+        }
+        outbox.queued_bytes += message.wire_len();
+        outbox.queue.push_back(message);
+        let room = outbox.buffered() < HIGH_WATER_BYTES;
+        outbox.waited_for |= !room;
+        Ok(room)
+    }
+
+    /// Bytes accepted for `channel` that the peer has not acknowledged.
+    pub(crate) fn buffered_amount(&self, channel: u32) -> usize {
+        crate::lock(&self.channels).get(&channel).map_or(0, Outbox::buffered)
+    }
+
+    pub(crate) fn open_channel(&self, channel: u32) {
+        crate::lock(&self.channels).insert(channel, Outbox::default());
+    }
+
+    pub(crate) fn close_channel(&self, channel: u32) {
+        crate::lock(&self.channels).remove(&channel);
+    }
+
+    pub(crate) fn close_all_channels(&self) {
+        crate::lock(&self.channels).clear();
+    }
+
+    /// Moves messages into the engine while `window` allows. Returns true when a waiting sender can go on.
+    pub(crate) fn pump(
+        &self,
+        channel: u32,
+        window: usize,
+        engine_bytes: usize,
+        mut send: impl FnMut(Message),
+    ) -> bool {
+        let mut channels = crate::lock(&self.channels);
+        let Some(outbox) = channels.get_mut(&channel) else { return false };
+        outbox.engine_bytes = engine_bytes;
+        while outbox.engine_bytes < window {
+            let Some(message) = outbox.queue.pop_front() else { break };
+            outbox.queued_bytes -= message.wire_len();
+            outbox.engine_bytes += message.wire_len();
+            send(message);
+        }
+        let drained = outbox.waited_for && outbox.buffered() <= LOW_WATER_BYTES;
+        if drained {
+            outbox.waited_for = false;
+        }
+        drained
+    }
+}
+
+impl Outbox {
+    fn buffered(&self) -> usize {
+        self.queued_bytes + self.engine_bytes
+    }
+}
+
+impl Peers {
+    pub(crate) fn get(&self, id: &str) -> Option<Arc<Peer>> {
+        crate::read(&self.map).get(id).cloned()
+    }
+
+    pub(crate) fn get_or_insert(&self, id: &PeerId) -> Arc<Peer> {
+        crate::write(&self.map).entry(id.clone()).or_insert_with(|| Arc::new(Peer::new(id.clone()))).clone()
+    }
+
+    pub(crate) fn remove(&self, id: &str) {
+        crate::write(&self.map).remove(id);
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Peer>> {
+        crate::read(&self.map).values().cloned().collect()
+    }
+
+    pub(crate) fn connected(&self) -> Vec<Arc<Peer>> {
+        crate::read(&self.map).values().filter(|p| p.state() == PeerState::Connected).cloned().collect()
+    }
+}
+
+impl Message {
+    /// Bytes of it on the wire.
+    pub fn wire_len(&self) -> usize {
+        match self {
+            Message::Text(b) | Message::Binary(b) => b.len(),
+            Message::Json(b) => b.len() + 1,
+        }
+    }
+
+    /// What a received frame means: a string that begins with U+001E (RFC 7464) is JSON.
+    pub fn from_wire(is_text: bool, mut data: Bytes) -> Message {
+        const RECORD_SEPARATOR: u8 = 0x1e;
+        match (is_text, data.first()) {
+            (false, _) => Message::Binary(data),
+            (true, Some(&RECORD_SEPARATOR)) => Message::Json(data.split_off(1)),
+            (true, _) => Message::Text(data),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn binary(len: usize) -> Message {
+        Message::Binary(Bytes::from(vec![0; len]))
+    }
+
+    #[test]
+    fn senders_wait_above_high_water_and_go_on_at_low_water() {
+        let peer = Peer::new("p".into());
+        assert!(matches!(peer.enqueue(0, binary(1)), Err(TransportError::MessageTooLarge { .. })));
+        peer.set_negotiated(true, None, 262_144);
+        assert!(matches!(peer.enqueue(0, binary(1)), Err(TransportError::NotConnected { .. })));
+        peer.open_channel(0);
+        assert!(matches!(peer.enqueue(0, binary(262_145)), Err(TransportError::MessageTooLarge { limit: 262_144, .. })));
+        let mut room = 0;
+        while peer.enqueue(0, binary(100_000)).unwrap() {
+            room += 1;
+        }
+        assert_eq!(room, 10);
+        let mut sent = 0;
+        let mut in_engine = 0;
+        assert!(!peer.pump(0, 500_000, 0, |m| in_engine += m.wire_len()));
+        assert_eq!(in_engine, 500_000);
+        assert_eq!(peer.buffered_amount(0), 1_100_000);
+        while !peer.pump(0, 500_000, 0, |m| sent += m.wire_len()) {
+            assert!(sent <= 1_100_000);
+        }
+        assert!(peer.buffered_amount(0) <= LOW_WATER_BYTES + 500_000);
+        peer.close_all_channels();
+        assert_eq!(peer.buffered_amount(0), 0);
+    }
+
+    #[test]
+    fn what_waits_for_a_peer_is_bounded() {
+        let peer = Peer::new("p".into());
+        peer.set_negotiated(true, None, 1 << 20);
+        peer.open_channel(0);
+        for _ in 0..64 {
+            peer.enqueue(0, binary(1 << 20)).unwrap();
+        }
+        assert!(matches!(peer.enqueue(0, binary(1)), Err(TransportError::SendQueueFull { .. })));
+    }
+
+    #[test]
+    fn json_is_a_string_behind_a_record_separator() {
+        assert_eq!(Message::from_wire(true, Bytes::from_static(b"\x1e{}")), Message::Json(Bytes::from_static(b"{}")));
+        assert_eq!(Message::from_wire(true, Bytes::from_static(b"{}")), Message::Text(Bytes::from_static(b"{}")));
+        assert_eq!(Message::from_wire(false, Bytes::from_static(b"\x1e")), Message::Binary(Bytes::from_static(b"\x1e")));
+        assert_eq!(Message::from_wire(true, Bytes::new()), Message::Text(Bytes::new()));
+    }
+}

@@ -1,0 +1,128 @@
+//! Counters, and the snapshots that are made of them.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use remotemedia_link::LinkStats;
+use remotemedia_media::VideoCodec;
+
+use crate::event::EventCounters;
+use crate::{PeerId, PeerState, SocketCounters};
+
+/// One peer at one moment.
+#[derive(Debug, Clone)]
+pub struct PeerStats {
+    /// Who.
+    pub peer: PeerId,
+    /// State of the connection.
+    pub state: PeerState,
+    /// Path, round trip and packet counts.
+    pub link: LinkStats,
+    /// The codec it is sent.
+    pub video_codec: Option<VideoCodec>,
+    /// Audio that came from it.
+    pub audio_in: InboundStats,
+    /// Video that came from it.
+    pub video_in: InboundStats,
+    /// Audio sent to it.
+    pub audio_out: OutboundStats,
+    /// Video sent to it.
+    pub video_out: OutboundStats,
+    /// Bytes accepted for the built-in channel and not yet acknowledged.
+    pub buffered_amount: usize,
+    /// The socket that its path uses.
+    pub socket: SocketCounters,
+}
+
+/// Media that came from one peer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct InboundStats {
+    /// RTP packets given to the decoder.
+    pub packets: u64,
+    /// RTP packets dropped because the decoder was late.
+    pub packets_dropped: u64,
+    /// Whole pictures that arrived (video).
+    pub frames_received: u64,
+    /// Pictures, or audio packets, decoded.
+    pub frames_decoded: u64,
+    /// Pictures that could not be used for want of a keyframe.
+    pub frames_dropped: u64,
+    /// What the decoder refused.
+    pub decode_errors: u64,
+    /// Audio packets made up for lost ones.
+    pub concealed: u64,
+    /// Width of the last picture, in pixels.
+    pub width: u32,
+    /// Height of the last picture, in pixels.
+    pub height: u32,
+}
+
+/// Media sent to one peer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OutboundStats {
+    /// Pictures, or audio packets, sent.
+    pub frames: u64,
+    /// Pictures sent that are decodable by themselves.
+    pub keyframes: u64,
+    /// RTP packets sent, without retransmissions.
+    pub packets: u64,
+    /// Payload bytes sent.
+    pub bytes: u64,
+    /// Pictures not sent because a keyframe was due first.
+    pub frames_skipped: u64,
+    /// Width of the last picture, in pixels.
+    pub width: u32,
+    /// Height of the last picture, in pixels.
+    pub height: u32,
+}
+
+/// Totals of one transport.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TransportCounters {
+    /// Datagrams that belong to no link.
+    pub unknown_datagrams: u64,
+    /// Datagrams of a data channel dropped because the owner did not take its messages; the sender repeats them.
+    pub congested_datagrams: u64,
+    /// Encoded media dropped because the net thread was overloaded.
+    pub media_commands_dropped: u64,
+    /// Invalid offers, answers and candidates.
+    pub signals_refused: u64,
+    /// Media or messages that the engine refused to send.
+    pub packets_refused: u64,
+    /// What waits, or was dropped, on the way to the owner.
+    pub events: EventCounters,
+}
+
+#[derive(Default)]
+pub(crate) struct InboundCounters {
+    pub(crate) packets: AtomicU64,
+    pub(crate) packets_dropped: AtomicU64,
+    pub(crate) frames_received: AtomicU64,
+    pub(crate) frames_decoded: AtomicU64,
+    pub(crate) frames_dropped: AtomicU64,
+    pub(crate) decode_errors: AtomicU64,
+    pub(crate) concealed: AtomicU64,
+    width: AtomicU32,
+    height: AtomicU32,
+}
+
+impl InboundCounters {
+    pub(crate) fn set_size(&self, width: u32, height: u32) {
+        self.width.store(width, Ordering::Relaxed);
+        self.height.store(height, Ordering::Relaxed);
+    }
+
+    pub(crate) fn snapshot(&self) -> InboundStats {
+        let get = |c: &AtomicU64| c.load(Ordering::Relaxed);
+        InboundStats {
+            packets: get(&self.packets),
+            packets_dropped: get(&self.packets_dropped),
+            frames_received: get(&self.frames_received),
+            frames_decoded: get(&self.frames_decoded),
+            frames_dropped: get(&self.frames_dropped),
+            decode_errors: get(&self.decode_errors),
+            concealed: get(&self.concealed),
+            width: self.width.load(Ordering::Relaxed),
+            height: self.height.load(Ordering::Relaxed),
+        }
+    }
+}
