@@ -3,7 +3,8 @@
 //
 //   npm test                        everything
 //   npm test -- --only js           one part: lint, rust or js (may be given more than once)
-//   npm test -- --only js -- signaling   what follows the second -- goes to jest (or cargo test)
+//   npm test -- --only js -- signaling               what follows the second -- goes to jest (or cargo test)
+//   npm test -- --only rust -- -p remotemedia-mesh
 import { mkdirSync, readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { duration, main, Problem, ROOT, run, say, tool } from './lib/process.mjs'
@@ -87,7 +88,8 @@ function testEnvironment() {
 
 async function cargoStep(rest) {
   const total = { passed: 0, failed: 0, skipped: 0 }
-  const code = await run('cargo', ['test', '--workspace', '--no-fail-fast', ...rest], {
+  const scope = rest.includes('-p') ? [] : ['--workspace']
+  const code = await run('cargo', ['test', ...scope, '--no-fail-fast', ...rest], {
     env: testEnvironment(),
     limitMs: 40 * MINUTE,
     onLine: (line) => {
