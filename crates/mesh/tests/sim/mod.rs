@@ -11,6 +11,9 @@ use remotemedia_mesh::*;
 pub const MS: u64 = 1_000;
 pub const S: u64 = 1_000_000;
 
+/// The queue of announce results.
+const SNAPSHOT: &str = "snapshot";
+
 pub struct World {
     pub now: u64,
     pub net: Net,
@@ -34,7 +37,8 @@ pub struct World {
 pub struct Net {
     /// Longest signaling hop; the shortest is a tenth.
     pub delay_us: u64,
-    /// Everything the server sends to one client comes in one order. Otherwise only what one peer sends to another does.
+    /// Everything the server sends to one client comes in one order. Otherwise what comes from one peer or tells of it
+    /// does, and the announce result, which is a snapshot of all, has its place in each of these orders.
     pub total_order: bool,
     /// Of 1000 reports of links, how many get lost.
     pub lost_reports: u64,
@@ -131,7 +135,7 @@ impl World {
             alive: true,
         };
         self.nodes.insert(id.clone(), node);
-        self.to_server(&id, Message::Announce);
+        self.upload(&id, Message::Announce);
     }
 
     /// The process is gone; the server notices when the socket does.
@@ -303,7 +307,7 @@ impl World {
                 if it.incarnation == incarnation && it.alive {
                     it.online = true;
                     let _ = resumed;
-                    self.to_server(&node, Message::Announce);
+                    self.upload(&node, Message::Announce);
                 }
             }
             Event::Left { node, incarnation } => {
@@ -322,7 +326,7 @@ impl World {
                 self.members.insert(from.to_owned(), incarnation);
                 let others = self.members.keys().filter(|id| *id != from);
                 let peers = others.map(|id| PeerAnnouncement::new(id.as_str())).collect();
-                self.to_client("server", from, Input::Announced { peers });
+                self.deliver(SNAPSHOT, from, Input::Announced { peers });
                 self.tell_others(from, |id| Input::Joined(PeerAnnouncement::new(id)));
             }
             Message::Relay { to, signal } => {
@@ -334,7 +338,7 @@ impl World {
                         code: codes::PEER_NOT_FOUND,
                         message: "not found".into(),
                     };
-                    return self.to_client("server", from, error);
+                    return self.deliver("server", from, error);
                 }
                 if self.chance(self.net.lost_signals) {
                     return;
@@ -346,27 +350,35 @@ impl World {
                     // The wire has no way to carry it.
                     Signal::Error { .. } => return,
                 };
-                self.to_client(from, &to, input);
+                self.deliver(from, &to, input);
             }
         }
     }
 
     fn tell_others(&mut self, about: &str, input: impl Fn(PeerId) -> Input) {
         for id in self.members.keys().filter(|id| *id != about).cloned().collect::<Vec<_>>() {
-            self.to_client("server", &id, input(about.into()));
+            self.deliver(about, &id, input(about.into()));
         }
     }
 
-    fn to_server(&mut self, from: &str, message: Message) {
+    fn upload(&mut self, from: &str, message: Message) {
         let connection = self.nodes[from].connection;
         let at = self.in_order(format!("{from}>"));
         self.push(at, Event::ToServer { from: from.to_owned(), connection, message });
     }
 
-    fn to_client(&mut self, from: &str, to: &str, input: Input) {
+    fn deliver(&mut self, from: &str, to: &str, input: Input) {
         let (incarnation, connection) = (self.nodes[to].incarnation, self.nodes[to].connection);
+        let (before, barrier) = (format!("@{to}:"), format!("@{to}:{SNAPSHOT}"));
         let from = if self.net.total_order { "" } else { from };
-        let at = self.in_order(format!("{from}>{to}"));
+        let mut at =
+            self.in_order(format!("@{to}:{from}")).max(self.fifo.get(&barrier).copied().unwrap_or(0));
+        if from == SNAPSHOT {
+            let earlier =
+                self.fifo.range(before.clone()..).take_while(|(queue, _)| queue.starts_with(&before));
+            at = earlier.map(|(_, at)| *at).fold(at, u64::max);
+        }
+        self.fifo.insert(format!("@{to}:{from}"), at);
         self.push(at, Event::ToClient { to: to.to_owned(), incarnation, connection, input });
     }
 
@@ -482,7 +494,7 @@ impl World {
                 assert!(it.remote.is_some(), "{id}: a candidate before its description");
                 it.candidates += 1;
             }
-            Action::Signal { peer, signal } => self.to_server(id, Message::Relay { to: peer, signal }),
+            Action::Signal { peer, signal } => self.upload(id, Message::Relay { to: peer, signal }),
             Action::Connected { request, .. } | Action::ConnectFailed { request, .. } => {
                 assert!(node.open_requests.remove(&request), "{id}: {request:?} is answered twice");
             }
