@@ -126,7 +126,7 @@ mod tests {
         let Ok(Line::Usable(c)) = parse(line) else { panic!("not usable") };
         assert_eq!(c.kind, CandidateKind::ServerReflexive);
         assert_eq!(c.ufrag.as_deref(), Some("abcd"));
-        assert_eq!(c.addr, "203.0.113.7:61000".parse().expect("an address"));
+        assert_eq!(c.addr, "203.0.113.7:61000".parse::<SocketAddr>().expect("an address"));
         let mdns = "candidate:1 1 udp 2122260223 8b9c.local 5000 typ host generation 0";
         assert_eq!(parse(mdns), Ok(Line::Mdns));
         assert_eq!(parse("candidate:1 1 tcp 1 10.0.0.1 9 typ host tcptype active"), Ok(Line::Tcp));

@@ -1,0 +1,278 @@
+//! Audio and video over a link, and the assembler behind it.
+
+mod common;
+
+use bytes::Bytes;
+use common::*;
+use remotemedia_link::{
+    AssembledFrame, AudioIn, AudioReorder, LinkConfig, LinkError, LinkEvent, MediaKind, VideoAssembler,
+};
+use remotemedia_media::{EncodedFrame, VideoCodec};
+use remotemedia_testkit::{Path, Random};
+use std::time::Duration;
+
+fn only(codec: VideoCodec) -> LinkConfig {
+    LinkConfig { video_codecs: vec![codec], ..LinkConfig::default() }
+}
+
+/// Sends `count` frames at 30 a second and assembles them at the other side.
+fn call(pair: &mut Pair, codec: VideoCodec, count: usize) -> (Vec<EncodedFrame>, Vec<AssembledFrame>, VideoAssembler) {
+    let mut random = Random::new(11);
+    let mut assembler = VideoAssembler::new(codec);
+    let (mut sent, mut got) = (vec![], vec![]);
+    for index in 0..count {
+        let size = 200 + random.below(8000);
+        let frame = frame(&mut random, codec, index, size);
+        let now = pair.instant();
+        let packets = pair.peers[A].link.send_video(now, &frame).expect("a sent frame");
+        assert!(packets >= 1 && packets <= frame.data.len() / 1000 + 3, "{packets} packets");
+        pair.settle();
+        sent.push(frame);
+        pair.run_for(Duration::from_micros(33_333));
+        for packet in pair.peers[B].rtp.drain(..).filter(|p| p.kind == MediaKind::Video) {
+            assembler.push(packet);
+            while let Some(frame) = assembler.poll() {
+                got.push(frame);
+            }
+        }
+    }
+    pair.run_for(ms(300));
+    for packet in pair.peers[B].rtp.drain(..) {
+        assembler.push(packet);
+        while let Some(frame) = assembler.poll() {
+            got.push(frame);
+        }
+    }
+    (sent, got, assembler)
+}
+
+fn same(sent: &[EncodedFrame], got: &[AssembledFrame]) {
+    assert_eq!(sent.len(), got.len());
+    let base = got[0].timestamp_us;
+    for (sent, got) in sent.iter().zip(got) {
+        assert_eq!(sent.data, got.data);
+        assert_eq!(sent.keyframe, got.keyframe);
+        assert!((got.timestamp_us - base - sent.timestamp_us).abs() <= 12, "{} {}", got.timestamp_us, sent.timestamp_us);
+    }
+}
+
+#[test]
+fn every_codec_arrives_byte_for_byte() {
+    for codec in [VideoCodec::Vp8, VideoCodec::Vp9, VideoCodec::H264] {
+        let mut pair = Pair::open(1, Path::clean(ms(5)), only(codec), LinkConfig::default());
+        assert_eq!(pair.peers[A].link.negotiated().video, Some(codec));
+        let (sent, got, mut assembler) = call(&mut pair, codec, 60);
+        same(&sent, &got);
+        assert!(!assembler.take_keyframe_request());
+    }
+}
+
+#[test]
+fn five_percent_loss_is_repaired_by_nack() {
+    let mut pair = Pair::open(2, Path::clean(ms(15)), only(VideoCodec::Vp8), LinkConfig::default());
+    pair.net.set_path(Path::lossy(ms(15), 0.05));
+    let (sent, got, assembler) = call(&mut pair, VideoCodec::Vp8, 300);
+    same(&sent, &got);
+    assert_eq!(assembler.stats().gaps, 0);
+    let now = pair.instant();
+    let (a, b) = (pair.peers[A].link.stats(now), pair.peers[B].link.stats(now));
+    assert!(b.video_in.nacks_sent > 20, "{b:?}");
+    assert!(b.video_in.retransmitted > 40, "by RTX: {b:?}");
+    assert_eq!(a.video_out.nacks_received > 0, a.video_out.nacked_packets > 0);
+    // Not asked for much more often than lost: 5 % lost, and as many of the retransmissions and NACKs again.
+    let lost_share = a.video_out.nacked_packets as f64 / a.video_out.packets as f64;
+    assert!(lost_share < 0.10, "{lost_share}");
+    assert!(b.video_in.lost.abs() <= 3, "{}", b.video_in.lost);
+}
+
+#[test]
+fn audio_and_video_flow_both_ways_with_reports() {
+    let mut pair = Pair::open(3, Path::clean(ms(10)), LinkConfig::default(), LinkConfig::default());
+    let mut random = Random::new(5);
+    for n in 0..300usize {
+        let now = pair.instant();
+        for side in [A, B] {
+            // TOC 0xfc: CELT, 20 ms, stereo, one frame.
+            let packet = Bytes::from([&[0xfc][..], &(n as u32).to_be_bytes()].concat());
+            let pause = if n >= 100 { 1_000_000 } else { 0 };
+            pair.peers[side].link.send_audio(now, packet, n as i64 * 20_000 + pause).expect("audio");
+            if n % 2 == 0 {
+                let frame = frame(&mut random, VideoCodec::Vp9, n / 2, 3000);
+                pair.peers[side].link.send_video(now, &frame).expect("video");
+            }
+        }
+        pair.settle();
+        pair.run_for(ms(20));
+    }
+    pair.run_for(ms(100));
+    for side in [A, B] {
+        let audio: Vec<_> = pair.peers[side].rtp.iter().filter(|p| p.kind == MediaKind::Audio).cloned().collect();
+        assert_eq!(audio.len(), 300);
+        assert_eq!(audio[1].timestamp.wrapping_sub(audio[0].timestamp), 960);
+        let marked: Vec<usize> = (0..300).filter(|i| audio[*i].marker).collect();
+        assert_eq!(marked, [0, 100], "the marker begins a talkspurt");
+        assert_eq!(audio[100].timestamp.wrapping_sub(audio[99].timestamp), 960 + 48_000);
+        assert!(pair.peers[side].rtp.iter().any(|p| p.kind == MediaKind::Video && p.codec == Some(VideoCodec::Vp9)));
+        let reports = |kind: MediaKind| {
+            pair.peers[side]
+                .events
+                .iter()
+                .filter(|e| matches!(e, LinkEvent::SenderReport { kind: k, .. } if *k == kind))
+                .count()
+        };
+        assert!(reports(MediaKind::Audio) >= 2 && reports(MediaKind::Video) >= 2);
+    }
+    let now = pair.instant();
+    let stats = pair.peers[A].link.stats(now);
+    assert_eq!((stats.audio_in.packets, stats.audio_in.lost, stats.audio_out.packets), (300, 0, 300));
+    assert!(stats.audio_in.jitter_seconds < 0.005, "{}", stats.audio_in.jitter_seconds);
+    assert_eq!(stats.video_out.fraction_lost, 0.0);
+    assert_eq!(stats.drops, Default::default());
+}
+
+#[test]
+fn a_pli_asks_for_a_keyframe() {
+    let mut pair = Pair::open(4, Path::clean(ms(5)), LinkConfig::default(), LinkConfig::default());
+    let mut random = Random::new(1);
+    let now = pair.instant();
+    let key = frame(&mut random, VideoCodec::Vp9, 0, 5000);
+    pair.peers[A].link.send_video(now, &key).expect("sent");
+    pair.settle();
+    pair.run_for(ms(50));
+    let now = pair.instant();
+    pair.peers[B].link.request_keyframe(now);
+    pair.settle();
+    pair.run_for(ms(50));
+    let asked = pair.peers[A].events.iter().filter(|e| matches!(e, LinkEvent::KeyframeRequested)).count();
+    assert_eq!(asked, 1);
+    let now = pair.instant();
+    assert_eq!(pair.peers[A].link.stats(now).video_out.plis_received, 1);
+    assert_eq!(pair.peers[B].link.stats(now).video_in.plis_sent, 1);
+}
+
+#[test]
+fn a_long_outage_ends_with_a_keyframe() {
+    let codec = VideoCodec::Vp8;
+    let mut pair = Pair::open(5, Path::clean(ms(10)), only(codec), only(codec));
+    let mut random = Random::new(2);
+    let mut assembler = VideoAssembler::new(codec);
+    let mut got: Vec<(usize, bool)> = vec![];
+    let (mut want_key, mut sent_key_at) = (false, None);
+    let b = pair.peers[B].addr;
+    for index in 0..150usize {
+        pair.net.set_path(if (30..75).contains(&index) { Path::lossy(ms(10), 0.9) } else { Path::clean(ms(10)) });
+        let mut frame = frame(&mut random, codec, if want_key { 0 } else { index }, 3000);
+        frame.timestamp_us = index as i64 * 33_333;
+        if want_key && index > 75 {
+            sent_key_at.get_or_insert(index);
+        }
+        want_key = false;
+        let now = pair.instant();
+        pair.peers[A].link.send_video(now, &frame).expect("sent");
+        pair.settle();
+        pair.run_for(Duration::from_micros(33_333));
+        for packet in std::mem::take(&mut pair.peers[B].rtp) {
+            assembler.push(packet);
+            while let Some(frame) = assembler.poll() {
+                got.push((index, frame.keyframe));
+            }
+        }
+        if assembler.take_keyframe_request() {
+            let now = pair.instant();
+            pair.peers[B].link.request_keyframe(now);
+            pair.settle();
+        }
+        want_key |= pair.peers[A].events.drain(..).any(|e| matches!(e, LinkEvent::KeyframeRequested));
+    }
+    let _ = b;
+    let key = sent_key_at.expect("a keyframe was asked for and sent");
+    assert!(key < 100, "{key}");
+    let after: Vec<_> = got.iter().filter(|(i, _)| *i >= key).collect();
+    assert!(after.first().is_some_and(|(_, k)| *k), "it goes on with the keyframe");
+    assert!(after.len() >= 140 - key, "{} frames after {key}", after.len());
+    assert!(assembler.stats().gaps >= 1);
+}
+
+#[test]
+fn sending_before_it_is_connected_or_agreed_is_refused() {
+    let mut pair = Pair::new(6, Path::default(), LinkConfig::default(), data_only());
+    let now = pair.instant();
+    let packet = || Bytes::from_static(&[0xfc, 1]);
+    assert_eq!(pair.peers[A].link.send_audio(now, packet(), 0), Err(LinkError::NotConnected));
+    pair.negotiate(A, false);
+    assert!(pair.run_until(Duration::from_secs(5), |p| p.both_connected()));
+    let now = pair.instant();
+    assert_eq!(pair.peers[A].link.send_audio(now, packet(), 0), Err(LinkError::NotNegotiated("audio")));
+    let key = frame(&mut Random::new(1), VideoCodec::Vp8, 0, 100);
+    assert_eq!(pair.peers[A].link.send_video(now, &key), Err(LinkError::NotNegotiated("video")));
+    pair.peers[A].link.close(now);
+    assert_eq!(pair.peers[A].link.send_audio(now, packet(), 0), Err(LinkError::Closed));
+}
+
+#[test]
+fn an_endless_nack_is_not_an_amplifier() {
+    // The peer's requests are limited to 2000 packets a second; a peer that loses everything asks for at most ten times
+    // what was sent.
+    let mut pair = Pair::open(7, Path::clean(ms(5)), only(VideoCodec::Vp8), only(VideoCodec::Vp8));
+    let mut random = Random::new(2);
+    let a = pair.peers[A].addr;
+    pair.net.set_path_from(a, Path::lossy(ms(5), 0.5));
+    let before = pair.net.counts().bytes;
+    let mut payload = 0;
+    for index in 0..90 {
+        let frame = frame(&mut random, VideoCodec::Vp8, index, 6000);
+        payload += frame.data.len() as u64;
+        let now = pair.instant();
+        pair.peers[A].link.send_video(now, &frame).expect("sent");
+        pair.settle();
+        pair.run_for(Duration::from_micros(33_333));
+    }
+    pair.run_for(Duration::from_secs(3));
+    let sent = pair.net.counts().bytes - before;
+    assert!(sent < payload * 4, "{sent} bytes for {payload}");
+}
+
+#[test]
+fn audio_in_order_adds_no_delay_and_gaps_are_reported() {
+    let mut pair = Pair::open(8, Path::clean(ms(5)), LinkConfig::default(), LinkConfig::default());
+    let mut reorder = AudioReorder::new();
+    let (mut out, mut waited) = (vec![], Duration::ZERO);
+    pair.net.set_path(Path { jitter: ms(30), ..Path::lossy(ms(5), 0.05) });
+    for n in 0..500u32 {
+        let now = pair.instant();
+        let packet = Bytes::from([&[0xfc][..], &n.to_be_bytes()].concat());
+        pair.peers[A].link.send_audio(now, packet, i64::from(n) * 20_000).expect("sent");
+        pair.settle();
+        for _ in 0..20 {
+            pair.run_for(ms(1));
+            let now = pair.instant();
+            for packet in pair.peers[B].rtp.drain(..) {
+                reorder.push(packet, now);
+            }
+            while let Some(item) = reorder.poll(now) {
+                if let AudioIn::Packet { received, .. } = &item {
+                    waited = waited.max(now.saturating_duration_since(*received));
+                }
+                out.push(item);
+            }
+        }
+    }
+    assert!(waited <= ms(61 + 60), "{waited:?}");
+    let mut next = 0u32;
+    let mut lost = 0;
+    for item in &out {
+        match item {
+            AudioIn::Packet { payload, .. } => {
+                let n = u32::from_be_bytes(payload[1..5].try_into().expect("four bytes"));
+                assert_eq!(n, next, "in order, with gaps told");
+                next += 1;
+            }
+            AudioIn::Lost { count } => {
+                next += count;
+                lost += count;
+            }
+        }
+    }
+    assert!((10..50).contains(&lost), "{lost} of 500 at 5 %");
+    assert!(reorder.stats().late <= 5, "{:?}", reorder.stats());
+}
