@@ -26,7 +26,12 @@ fn nodes(c: &mut Criterion) {
     let one = |node: &str| format!("{{version: v1, nodes: [{{id: n, {node}}}]}}");
     bench(c, "graph/PassThrough text", &one("node_type: PassThrough"), &text("hello"));
     bench(c, "Gain 20 ms 48 kHz mono", &one("node_type: Gain, params: {gain_db: -6}"), &audio(20, 0));
-    bench(c, "Resample 20 ms 48 -> 16 kHz", &one("node_type: Resample, params: {rate: 16000}"), &audio(20, 0));
+    bench(
+        c,
+        "Resample 20 ms 48 -> 16 kHz",
+        &one("node_type: Resample, params: {rate: 16000}"),
+        &audio(20, 0),
+    );
     bench(c, "Resample 20 ms 44.1 -> 48 kHz", &one("node_type: Resample"), &tone(440.0, 0.5, 44_100, 20, 0));
     let frame = frame_720p();
     bench(c, "Scale 720p -> 360p", &one("node_type: Scale, params: {width: 640, height: 360}"), &frame);

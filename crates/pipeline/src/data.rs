@@ -113,7 +113,11 @@ fn check_audio(frame: &AudioFrame) -> Result<(), String> {
         return Err(format!("a sample rate of {} Hz is outside 8000..=192000", frame.sample_rate));
     }
     if !frame.samples.len().is_multiple_of(usize::from(frame.channels)) {
-        return Err(format!("{} samples don't make whole frames of {} channels", frame.samples.len(), frame.channels));
+        return Err(format!(
+            "{} samples don't make whole frames of {} channels",
+            frame.samples.len(),
+            frame.channels
+        ));
     }
     // Ten seconds: far over any packet, far under what would hurt.
     if frame.frames() as u64 > u64::from(frame.sample_rate) * 10 {

@@ -18,16 +18,18 @@ mod ticket;
 pub use data::{Data, Item, Kind, Mask};
 pub use error::{ManifestError, NodeError};
 pub use exec::{
-    Bounded, ExecError, MAX_WORKERS, MailQueue, Mailbox, MailboxOptions, MailboxStats, PanicHook, PanicReport, Policy,
-    Priority, Push, WorkerPool,
+    Bounded, ExecError, MAX_WORKERS, MailQueue, Mailbox, MailboxOptions, MailboxStats, PanicHook,
+    PanicReport, Policy, Priority, Push, WorkerPool,
 };
 pub use graph::{ForeignCall, ForeignHost, ForeignOutput, ForeignReply, Plan};
 pub use manifest::{
-    ConnectionDef, EndPoint, MAX_CONNECTIONS, MAX_DEPTH, MAX_MANIFEST_BYTES, MAX_NODES, Manifest, Metadata, NodeDef,
-    OnError, QueueDef, Scope,
+    ConnectionDef, EndPoint, MAX_CONNECTIONS, MAX_DEPTH, MAX_MANIFEST_BYTES, MAX_NODES, Manifest, Metadata,
+    NodeDef, OnError, QueueDef, Scope,
 };
 pub use metrics::{DropReason, Latency, NodeStats};
 pub use nodes::{set_model_dir, set_onnx_runtime_path};
-pub use session::{ErrorHook, ErrorReport, Pushed, Runner, RunnerOptions, Session, SessionOptions, SessionStats};
-pub use ticket::{Outcome, Ticket};
+pub use session::{
+    ErrorHook, ErrorReport, Pushed, Runner, RunnerOptions, Session, SessionOptions, SessionStats,
+};
 pub use spec::{Emit, Load, Node, NodeFactory, NodeSpec, ParamKind, ParamSpec, Params, PortSpec, Registry};
+pub use ticket::{Outcome, Ticket};

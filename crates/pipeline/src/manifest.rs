@@ -164,8 +164,11 @@ fn read(text: &str) -> Result<Value, ManifestError> {
     options.alias_limits.max_total_replayed_events = 50_000;
     options.alias_limits.max_replay_stack_depth = 8;
     options.with_snippet = false;
-    serde_saphyr::from_str_with_options(text, options)
-        .map_err(|error| ManifestError::new("manifest", format!("is not YAML or JSON: {}", printable_long(&error))))
+    // YAML 1.1 reads a node called `n` or `y` as a truth value; 1.2, and everyone's expectation, as a name.
+    options.strict_booleans = true;
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+        ManifestError::new("manifest", format!("is not YAML or JSON: {}", printable_long(&error)))
+    })
 }
 
 fn printable_long(error: &dyn std::fmt::Display) -> String {
@@ -235,7 +238,10 @@ impl Walk {
         self.unknown(fields, place, &["id", "node_type", "params", "scope", "on_error", "enabled"]);
         let id = required_text(fields, "id", place)?;
         if !is_name(&id) {
-            return Err(ManifestError::new(format!("{place}.id"), format!("\"{}\" is not {NAME_RULE}", printable(&id))));
+            return Err(ManifestError::new(
+                format!("{place}.id"),
+                format!("\"{}\" is not {NAME_RULE}", printable(&id)),
+            ));
         }
         let params = match present(fields, "params") {
             Some(value) => map(value, &format!("{place}.params"))?.clone(),
@@ -268,7 +274,10 @@ impl Walk {
 
     fn connections(&mut self, root: &Map<String, Value>) -> Result<Vec<ConnectionDef>, ManifestError> {
         let list = list(root, "connections", MAX_CONNECTIONS)?;
-        list.iter().enumerate().map(|(index, value)| self.connection(value, &format!("connections[{index}]"))).collect()
+        list.iter()
+            .enumerate()
+            .map(|(index, value)| self.connection(value, &format!("connections[{index}]")))
+            .collect()
     }
 
     fn connection(&mut self, value: &Value, place: &str) -> Result<ConnectionDef, ManifestError> {
@@ -277,7 +286,9 @@ impl Walk {
         Ok(ConnectionDef {
             from: end_point(fields, "from", place)?,
             to: end_point(fields, "to", place)?,
-            queue: present(fields, "queue").map(|value| self.queue(value, &format!("{place}.queue"))).transpose()?,
+            queue: present(fields, "queue")
+                .map(|value| self.queue(value, &format!("{place}.queue")))
+                .transpose()?,
         })
     }
 
@@ -295,7 +306,8 @@ impl Walk {
             },
         };
         if fields.get("policy").and_then(Value::as_str) == Some("block") {
-            let problem = "block is not built: a node can't hold up the network; use reject, drop_oldest or latest";
+            let problem =
+                "block is not built: a node can't hold up the network; use reject, drop_oldest or latest";
             return Err(ManifestError::new(format!("{place}.policy"), problem));
         }
         let policies = [
@@ -341,16 +353,23 @@ fn list<'a>(root: &'a Map<String, Value>, name: &str, most: usize) -> Result<&'a
     }
 }
 
-fn optional_text(fields: &Map<String, Value>, name: &str, place: &str) -> Result<Option<String>, ManifestError> {
+fn optional_text(
+    fields: &Map<String, Value>,
+    name: &str,
+    place: &str,
+) -> Result<Option<String>, ManifestError> {
     match present(fields, name) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(other) => Err(ManifestError::new(format!("{place}.{name}"), format!("is {}, not text", describe(other)))),
+        Some(other) => {
+            Err(ManifestError::new(format!("{place}.{name}"), format!("is {}, not text", describe(other))))
+        }
     }
 }
 
 fn required_text(fields: &Map<String, Value>, name: &str, place: &str) -> Result<String, ManifestError> {
-    optional_text(fields, name, place)?.ok_or_else(|| ManifestError::new(format!("{place}.{name}"), "is missing"))
+    optional_text(fields, name, place)?
+        .ok_or_else(|| ManifestError::new(format!("{place}.{name}"), "is missing"))
 }
 
 fn word<T: Copy>(

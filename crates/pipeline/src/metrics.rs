@@ -16,7 +16,8 @@ pub enum DropReason {
     Closed,
 }
 
-const REASONS: [DropReason; 4] = [DropReason::Queue, DropReason::Error, DropReason::Overrun, DropReason::Closed];
+const REASONS: [DropReason; 4] =
+    [DropReason::Queue, DropReason::Error, DropReason::Overrun, DropReason::Closed];
 
 /// What one node did so far.
 #[derive(Debug, Clone, PartialEq, Default)]

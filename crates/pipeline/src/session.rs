@@ -193,8 +193,11 @@ impl Session {
             let (id, node_type) = plan.describe(index);
             metrics.snapshot(id, node_type)
         });
-        let mut ingress: Vec<_> =
-            lock(&self.inner.state).instances.iter().map(|(peer, mailbox)| (peer.clone(), mailbox.stats())).collect();
+        let mut ingress: Vec<_> = lock(&self.inner.state)
+            .instances
+            .iter()
+            .map(|(peer, mailbox)| (peer.clone(), mailbox.stats()))
+            .collect();
         ingress.sort_by(|a, b| a.0.cmp(&b.0));
         SessionStats { nodes: nodes.collect(), ingress }
     }
@@ -245,7 +248,8 @@ impl Inner {
             }
         };
         let options = MailboxOptions { name: name.into(), priority: self.options.priority };
-        let mailbox = spawn(&self.plan, &self.pool, options, peer.clone(), self.metrics.clone(), Arc::new(on_error))?;
+        let mailbox =
+            spawn(&self.plan, &self.pool, options, peer.clone(), self.metrics.clone(), Arc::new(on_error))?;
         for (node, params) in &state.params {
             mailbox.push(Msg::Change { node: *node, change: Change::Params(params.clone()) });
         }
@@ -354,7 +358,13 @@ impl Runner {
     /// A runner of these node types on this pool.
     pub fn new(registry: Registry, pool: WorkerPool, options: RunnerOptions) -> Runner {
         Runner {
-            inner: Arc::new(RunnerInner { registry, pool, options, next: AtomicU64::new(0), state: Mutex::default() }),
+            inner: Arc::new(RunnerInner {
+                registry,
+                pool,
+                options,
+                next: AtomicU64::new(0),
+                state: Mutex::default(),
+            }),
         }
     }
 
@@ -380,11 +390,17 @@ impl Runner {
 
     /// Runs one item through fresh node state, which ends with it. The callback is called exactly once, as in
     /// [`Session::execute`].
-    pub fn execute_unary(&self, plan: &Arc<Plan>, item: Item, callback: impl FnOnce(Outcome) + Send + 'static) {
+    pub fn execute_unary(
+        &self,
+        plan: &Arc<Plan>,
+        item: Item,
+        callback: impl FnOnce(Outcome) + Send + 'static,
+    ) {
         let id = self.inner.next.fetch_add(1, Ordering::Relaxed);
         let runner: Weak<RunnerInner> = Arc::downgrade(&self.inner);
         let ticket = Ticket::once(move |outcome| {
-            if let Some(mailbox) = runner.upgrade().and_then(|runner| lock(&runner.state).running.remove(&id)) {
+            if let Some(mailbox) = runner.upgrade().and_then(|runner| lock(&runner.state).running.remove(&id))
+            {
                 mailbox.close();
             }
             callback(outcome);
@@ -412,8 +428,14 @@ impl Runner {
                 return Err(NodeError::Limit { what: "one-shot runs at a time", limit });
             }
             let options = MailboxOptions { name: "unary".into(), priority: Priority::Normal };
-            let mailbox =
-                spawn(plan, &self.inner.pool, options, None, new_metrics(plan), Arc::new(|_: &str, _: &NodeError| {}))?;
+            let mailbox = spawn(
+                plan,
+                &self.inner.pool,
+                options,
+                None,
+                new_metrics(plan),
+                Arc::new(|_: &str, _: &NodeError| {}),
+            )?;
             state.running.insert(id, mailbox.clone());
             mailbox
         };

@@ -168,12 +168,22 @@ impl PortSpec {
 impl ParamSpec {
     /// A number, with the value it has when it isn't given.
     pub fn number(name: &'static str, min: f64, max: f64, default: f64) -> ParamSpec {
-        ParamSpec { name, kind: ParamKind::Number { min, max }, default: Some(default.into()), required: false }
+        ParamSpec {
+            name,
+            kind: ParamKind::Number { min, max },
+            default: Some(default.into()),
+            required: false,
+        }
     }
 
     /// A whole number, with the value it has when it isn't given.
     pub fn integer(name: &'static str, min: i64, max: i64, default: i64) -> ParamSpec {
-        ParamSpec { name, kind: ParamKind::Integer { min, max }, default: Some(default.into()), required: false }
+        ParamSpec {
+            name,
+            kind: ParamKind::Integer { min, max },
+            default: Some(default.into()),
+            required: false,
+        }
     }
 
     /// A switch, with the value it has when it isn't given.
@@ -290,7 +300,12 @@ impl Params {
     }
 
     /// These with one changed, checked again.
-    pub(crate) fn with(&self, specs: &[ParamSpec], name: &str, value: Value) -> Result<Params, (String, String)> {
+    pub(crate) fn with(
+        &self,
+        specs: &[ParamSpec],
+        name: &str,
+        value: Value,
+    ) -> Result<Params, (String, String)> {
         let mut given: serde_json::Map<String, Value> = self.0.clone().into_iter().collect();
         given.insert(name.to_owned(), value);
         Params::check(specs, &given)
@@ -322,7 +337,12 @@ impl Registry {
         outputs: Vec<PortSpec>,
         host: Arc<dyn ForeignHost>,
     ) -> Result<(), ManifestError> {
-        let spec = ForeignSpec { node_type: node_type.into(), inputs: inputs.clone(), outputs: outputs.clone(), host };
+        let spec = ForeignSpec {
+            node_type: node_type.into(),
+            inputs: inputs.clone(),
+            outputs: outputs.clone(),
+            host,
+        };
         self.insert(node_type, &inputs, &outputs, NodeType::Foreign(Arc::new(spec)))
     }
 
@@ -350,7 +370,10 @@ impl Registry {
         }
         for (way, ports) in [("inputs", inputs), ("outputs", outputs)] {
             if ports.len() > MAX_PORTS {
-                return Err(ManifestError::new(place, format!("has {} {way}, at most {MAX_PORTS}", ports.len())));
+                return Err(ManifestError::new(
+                    place,
+                    format!("has {} {way}, at most {MAX_PORTS}", ports.len()),
+                ));
             }
             for (index, port) in ports.iter().enumerate() {
                 if !is_name(&port.name) {
@@ -358,7 +381,10 @@ impl Registry {
                     return Err(ManifestError::new(place, problem));
                 }
                 if ports[..index].iter().any(|earlier| earlier.name == port.name) {
-                    return Err(ManifestError::new(place, format!("{way}: \"{}\" is there twice", port.name)));
+                    return Err(ManifestError::new(
+                        place,
+                        format!("{way}: \"{}\" is there twice", port.name),
+                    ));
                 }
             }
         }
@@ -408,5 +434,6 @@ pub(crate) const NAME_RULE: &str = "1 to 64 letters, digits, '_' or '-'";
 
 /// Names of nodes, types and ports: no dot, which separates a node from its port.
 pub(crate) fn is_name(name: &str) -> bool {
-    (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+    (1..=64).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }

@@ -72,7 +72,8 @@ fn answers_out_of_order_go_on_in_the_order_of_the_calls() {
     let (registry, host) = with_host(Kind::Text);
     let session = session(ONE, &registry);
     let (tx, rx) = channel();
-    let sink: Arc<dyn Fn(Item) + Send + Sync> = Arc::new(move |item| tx.send(text_of(&item).to_owned()).unwrap());
+    let sink: Arc<dyn Fn(Item) + Send + Sync> =
+        Arc::new(move |item| tx.send(text_of(&item).to_owned()).unwrap());
     for n in 0..8 {
         session.push(None, text(&format!("t{n}")), None, sink.clone()).unwrap();
     }
@@ -94,7 +95,10 @@ fn failures_follow_the_nodes_policy() {
         ("it threw", Box::new(|reply| reply.fail("it threw"))),
         ("forgot the call", Box::new(drop)),
         ("output \"side\"", Box::new(move |reply| reply.complete(vec![bad_port.clone()]))),
-        ("binary at output out, which is text", Box::new(move |reply| reply.complete(vec![bad_kind.clone()]))),
+        (
+            "binary at output out, which is text",
+            Box::new(move |reply| reply.complete(vec![bad_kind.clone()])),
+        ),
         ("more than 256", Box::new(move |reply| reply.complete(bad_count.clone()))),
     ];
     for (message, answer) in &ways {
@@ -161,26 +165,29 @@ fn a_host_that_never_answers_holds_a_bounded_number_of_frames() {
     let session = session(ONE, &registry);
     let (tx, rx) = channel();
     let frames = 500;
-    for n in 0..frames {
+    let send = |n| {
         let tx = tx.clone();
-        session.execute(None, picture(64, 48, n), move |outcome| tx.send((n, outcome.unwrap().is_some())).unwrap());
-    }
-    drop(tx);
-    // All but the one at the host and the newest one before it are given up.
-    let mut dropped: Vec<i64> = (0..frames - 2).map(|_| rx.recv_timeout(LONG).unwrap().0).collect();
-    dropped.sort_unstable();
-    assert!(!dropped.contains(&(frames - 1)), "the newest must wait");
-    let stats = session.stats().nodes.remove(0);
-    assert_eq!(stats.depth, 2, "{stats:?}");
+        session.execute(None, picture(64, 48, n), move |outcome| {
+            // The test may have failed and gone.
+            let _ = tx.send((n, outcome.unwrap().is_some()));
+        });
+    };
+    send(0);
     let held = host.take(1);
-    assert_eq!(held.len(), 1);
+    (1..frames).for_each(send);
+    // All but the one at the host and the newest one are given up, in order.
+    let dropped: Vec<i64> = (0..frames - 2).map(|_| rx.recv_timeout(LONG).unwrap().0).collect();
+    assert_eq!(dropped, (1..frames - 1).collect::<Vec<_>>());
+    eventually(|| session.stats().nodes[0].depth == 2);
+    assert!(host.calls.lock().unwrap().is_empty(), "the host got a second frame before it answered");
     assert_eq!(rx.try_recv().unwrap_err(), TryRecvError::Empty);
+    drop(tx);
 
     session.close();
     let rest: Vec<_> = rx.iter().collect();
     assert_eq!(rest.len(), 2);
     assert!(rest.iter().all(|(_, some)| !some));
-    assert_eq!(session.stats().nodes[0].depth, 0);
+    eventually(|| session.stats().nodes[0].depth == 0);
     // Its answer comes too late, and is no trouble.
     held.into_iter().for_each(|call| call.reply.complete(Vec::new()));
     assert_eq!(host.released.lock().unwrap().len(), 1);
@@ -201,7 +208,8 @@ connections: [{{ from: p, to: js, queue: {{ max: 2, policy: {policy} }} }}]
     // At the host: 0 and 1. What of 2..=7 waits, and what becomes of the rest:
     for (policy, waits) in [("latest", vec![7]), ("drop_oldest", vec![6, 7]), ("reject", vec![2, 3])] {
         let pool = WorkerPool::new("one", 1, None).unwrap();
-        let session = Session::new(compile(&manifest(policy), &registry).unwrap(), pool, SessionOptions::default());
+        let session =
+            Session::new(compile(&manifest(policy), &registry).unwrap(), pool, SessionOptions::default());
         let outcomes: Vec<_> = (0..8).map(|n| begin(&session, None, text(&n.to_string()))).collect();
         let mut gone = Vec::new();
         let mut expected: Vec<usize> = (2..8).filter(|n| !waits.contains(n)).collect();
@@ -242,7 +250,8 @@ fn a_one_shot_run_may_wait_for_a_foreign_node_and_ends_with_its_runner() {
     assert_ne!(calls[0].instance, calls[1].instance);
     assert!(matches!(once().recv_timeout(LONG), Ok(Err(NodeError::Limit { limit: 2, .. }))));
     upper(calls.remove(0));
-    let answered = [first.recv_timeout(LONG), second.try_recv().map_err(|_| std::sync::mpsc::RecvTimeoutError::Timeout)];
+    let answered =
+        [first.recv_timeout(LONG), second.try_recv().map_err(|_| std::sync::mpsc::RecvTimeoutError::Timeout)];
     let texts = answered.into_iter().flatten().map(|outcome| text_of(&outcome.unwrap().unwrap()).to_owned());
     assert_eq!(texts.collect::<Vec<_>>(), ["A"]);
     let third = once();
@@ -251,8 +260,8 @@ fn a_one_shot_run_may_wait_for_a_foreign_node_and_ends_with_its_runner() {
     assert!(matches!(third.recv_timeout(LONG), Ok(Err(NodeError::Failed { .. }))));
     runner.close();
     assert!(matches!(second.recv_timeout(LONG), Ok(Ok(None))));
-    // One instance's state after another was released, the held one's included.
-    assert_eq!(host.released.lock().unwrap().len(), 3);
+    // The state of each instance is released, the held one's included.
+    eventually(|| host.released.lock().unwrap().len() == 3);
 }
 
 proptest! {

@@ -91,7 +91,11 @@ fn each_policy_does_with_a_failure_what_it_says() {
     let fail = with("fail");
     assert_eq!(text_result(&fail, Some("p"), "bad"), Err(failed()));
     assert_eq!(text_result(&fail, Some("p"), "worse"), Err(panicked()));
-    assert_eq!(text_result(&fail, Some("p"), "a"), some("a#1"), "the graph goes on, with fresh state after a panic");
+    assert_eq!(
+        text_result(&fail, Some("p"), "a"),
+        some("a#1"),
+        "the graph goes on, with fresh state after a panic"
+    );
 
     let drop = with("drop");
     assert_eq!(text_result(&drop, None, "bad"), Ok(None));
@@ -131,7 +135,8 @@ fn the_ports_of_a_node_are_served_in_the_order_it_declares() {
     let join = NodeSpec {
         inputs: vec![PortSpec::connected("first", Kind::Text), PortSpec::new("second", Kind::Text)],
         load: Arc::new(|_| {
-            Ok(Box::new(|_: &Params| Ok(Box::new(Join(String::new())) as Box<dyn Node>)) as Box<dyn NodeFactory>)
+            Ok(Box::new(|_: &Params| Ok(Box::new(Join(String::new())) as Box<dyn Node>))
+                as Box<dyn NodeFactory>)
         }),
         ..text_node("Join", |_, _| Ok(Vec::new()))
     };
@@ -174,7 +179,10 @@ nodes:
 
     let refused = run(&session, None, picture(16, 16, 0)).unwrap_err();
     assert_eq!(refused.to_string(), "the graph takes audio or text, not video");
-    assert!(matches!(session.push(None, picture(16, 16, 0), None, sink.clone()), Err(NodeError::NoInput { .. })));
+    assert!(matches!(
+        session.push(None, picture(16, 16, 0), None, sink.clone()),
+        Err(NodeError::NoInput { .. })
+    ));
     let unknown = session.push(None, text("z"), Some("nope"), sink).unwrap_err();
     assert!(unknown.to_string().contains("a, b or c"), "{unknown}");
 }
@@ -235,7 +243,9 @@ fn contradictory_audio_is_refused_before_any_node() {
         };
         run(&session, None, Item::new(Data::Audio(frame)))
     };
-    for (channels, rate, samples) in [(0, 48_000, 960), (3, 48_000, 960), (2, 48_000, 959), (1, 0, 960), (1, 8_000, 80_001)] {
+    for (channels, rate, samples) in
+        [(0, 48_000, 960), (3, 48_000, 960), (2, 48_000, 959), (1, 0, 960), (1, 8_000, 80_001)]
+    {
         let error = broken(channels, rate, samples).unwrap_err();
         assert!(matches!(error, NodeError::Invalid { kind: Kind::Audio, .. }), "{error}");
     }
@@ -336,7 +346,10 @@ nodes: [{ id: p, node_type: PassThrough }]
     let audios: Vec<_> = audios.into_iter().map(|rx| rx.recv_timeout(LONG).unwrap().unwrap()).collect();
     assert!(audios[..5].iter().all(Option::is_none), "the oldest make room");
     let kept: Vec<_> = audios[5..].iter().map(|item| item.as_ref().unwrap()).collect();
-    assert!(kept[0].discontinuity && kept[1..].iter().all(|item| !item.discontinuity), "the gap is marked once");
+    assert!(
+        kept[0].discontinuity && kept[1..].iter().all(|item| !item.discontinuity),
+        "the gap is marked once"
+    );
 
     for (n, rx) in texts.into_iter().enumerate() {
         let outcome = rx.recv_timeout(LONG).unwrap();

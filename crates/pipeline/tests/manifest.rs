@@ -23,7 +23,10 @@ fn yaml_and_json_read_the_same() {
     assert_eq!(yaml.nodes[1].params["radius"], 12);
     let queue = yaml.connections[0].queue.unwrap();
     assert_eq!((queue.max, queue.policy), (Some(1), Some(Policy::Latest)));
-    assert_eq!((yaml.nodes[0].on_error, yaml.nodes[0].scope, yaml.nodes[0].enabled), (OnError::Fail, Scope::Peer, true));
+    assert_eq!(
+        (yaml.nodes[0].on_error, yaml.nodes[0].scope, yaml.nodes[0].enabled),
+        (OnError::Fail, Scope::Peer, true)
+    );
     let json = r#"{ "version": "v1", "metadata": {"name": "blur"},
         "nodes": [{"id": "seg", "node_type": "PersonSegmenter"},
                   {"id": "blur", "node_type": "BackgroundBlur", "params": {"radius": 12}}],
@@ -60,35 +63,139 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ("{version: v1, nodes: [{id: a, node_type: 3}]}", "nodes[0].node_type", "is 3, not text"),
     ("{version: v1, nodes: [{id: a, node_type: Gain, params: 3}]}", "nodes[0].params", "is 3, not a map"),
     ("{version: v1, nodes: [{id: a, node_type: Gain, scope: room}]}", "nodes[0].scope", "peer or shared"),
-    ("{version: v1, nodes: [{id: a, node_type: Gain, on_error: cry}]}", "nodes[0].on_error", "bypass, drop, restart or fail"),
+    (
+        "{version: v1, nodes: [{id: a, node_type: Gain, on_error: cry}]}",
+        "nodes[0].on_error",
+        "bypass, drop, restart or fail",
+    ),
     ("{version: v1, nodes: [{id: a, node_type: Gain, enabled: yep}]}", "nodes[0].enabled", "true or false"),
-    ("{version: v1, nodes: [{id: a, node_type: Nope}]}", "node \"a\"", "unknown node_type \"Nope\"; there is BackgroundBlur"),
+    (
+        "{version: v1, nodes: [{id: a, node_type: Nope}]}",
+        "node \"a\"",
+        "unknown node_type \"Nope\"; there is BackgroundBlur",
+    ),
     ("{version: v1, nodes: [{id: a, node_type: Gain, scope: shared}]}", "node \"a\"", "not built yet"),
     ("{version: v1, nodes: [{id: a, node_type: Gain}, {id: a, node_type: Gain}]}", "node \"a\"", "twice"),
-    ("{version: v1, nodes: [{id: a, node_type: Gain, params: {gain_db: 25}}]}", "node \"a\"", "params.gain_db is 25, not a number from -60 to 24"),
-    ("{version: v1, nodes: [{id: a, node_type: Gain, params: {gain_db: loud}}]}", "node \"a\"", "not a number from -60 to 24"),
-    ("{version: v1, nodes: [{id: a, node_type: Gain, params: {volume: 1}}]}", "node \"a\"", "params.volume is no parameter"),
-    ("{version: v1, nodes: [{id: a, node_type: Gain, params: {gain: 1, gain_db: 1}}]}", "node \"a\"", "give one"),
-    ("{version: v1, nodes: [{id: a, node_type: Scale}]}", "node \"a\"", "params.width is missing: a whole number from 2 to 8192"),
-    ("{version: v1, nodes: [{id: a, node_type: Scale, params: {width: 2.5, height: 2}}]}", "node \"a\"", "params.width is 2.5"),
-    ("{version: v1, nodes: [{id: a, node_type: Scale, params: {width: 8192, height: 8192}}]}", "node \"a\"", "params.width and params.height"),
-    ("{version: v1, nodes: [{id: a, node_type: Scale, params: {width: 8, height: 8, fit: tight}}]}", "node \"a\"", "stretch or inside"),
-    ("{version: v1, nodes: [{id: a, node_type: BackgroundBlur}]}", "node \"a\"", "input mask (mask) must be connected"),
-    ("{version: v1, nodes: [{id: a, node_type: Gain}], connections: [{from: a}]}", "connections[0].to", "is missing"),
-    ("{version: v1, nodes: [{id: a, node_type: Gain}], connections: [{from: a.b.c, to: a}]}", "connections[0].from", "not a node or node.port"),
-    ("{version: v1, nodes: [{id: a, node_type: Gain}], connections: [{from: b, to: a}]}", "connections[0].from", "no node \"b\"; the manifest has a"),
-    ("{version: v1, nodes: [{id: a, node_type: Gain}], connections: [{from: a.up, to: a}]}", "connections[0].from", "no output \"up\"; it has out"),
-    ("{version: v1, nodes: [{id: a, node_type: Gain}], connections: [{from: a, to: a.up}]}", "connections[0].to", "no input \"up\"; it has in"),
-    ("{version: v1, nodes: [{id: a, node_type: Gain}], connections: [{from: a, to: a}]}", "connections", "make a cycle: a -> a"),
-    ("{version: v1, nodes: [{id: a, node_type: Gain}, {id: b, node_type: Gain}, {id: c, node_type: Gain}], connections: [{from: a, to: b}, {from: b, to: c}, {from: c, to: b}]}", "connections", "-> "),
-    ("{version: v1, nodes: [{id: a, node_type: Gain}, {id: b, node_type: Gain}], connections: [{from: a, to: b}, {from: a.out, to: b.in}]}", "connections[1]", "same ports as connections[0]"),
-    ("{version: v1, nodes: [{id: a, node_type: Gain}, {id: b, node_type: Scale, params: {width: 8, height: 8}}], connections: [{from: a, to: b}]}", "connections[0]", "a gives out (audio), b takes in (video)"),
-    ("{version: v1, nodes: [{id: a, node_type: Gain}, {id: p, node_type: PassThrough}, {id: b, node_type: Scale, params: {width: 8, height: 8}}], connections: [{from: a, to: p}, {from: p, to: b}]}", "connections[1]", "p gives audio, b takes video"),
-    ("{version: v1, nodes: [{id: p, node_type: PassThrough}, {id: b, node_type: BackgroundBlur}], connections: [{from: p, to: b}]}", "connections[0]", "more than one pair"),
-    ("{version: v1, nodes: [{id: a, node_type: Gain}, {id: b, node_type: Gain}], connections: [{from: a, to: b, queue: {max: 0}}]}", "connections[0].queue.max", "from 1 to 4096"),
-    ("{version: v1, nodes: [{id: a, node_type: Gain}, {id: b, node_type: Gain}], connections: [{from: a, to: b, queue: {policy: hope}}]}", "connections[0].queue.policy", "latest"),
-    ("{version: v1, nodes: [{id: a, node_type: Gain}, {id: b, node_type: Gain}], connections: [{from: a, to: b, queue: {policy: block}}]}", "connections[0].queue.policy", "block is not built"),
-    ("{version: v1, nodes: [{id: a, node_type: Gain}, {id: b, node_type: Gain}, {id: c, node_type: Gain}], connections: [{from: a, to: c, queue: {max: 1}}, {from: b, to: c, queue: {max: 2}}]}", "node \"c\"", "different queues"),
+    (
+        "{version: v1, nodes: [{id: a, node_type: Gain, params: {gain_db: 25}}]}",
+        "node \"a\"",
+        "params.gain_db is 25, not a number from -60 to 24",
+    ),
+    (
+        "{version: v1, nodes: [{id: a, node_type: Gain, params: {gain_db: loud}}]}",
+        "node \"a\"",
+        "not a number from -60 to 24",
+    ),
+    (
+        "{version: v1, nodes: [{id: a, node_type: Gain, params: {volume: 1}}]}",
+        "node \"a\"",
+        "params.volume is no parameter",
+    ),
+    (
+        "{version: v1, nodes: [{id: a, node_type: Gain, params: {gain: 1, gain_db: 1}}]}",
+        "node \"a\"",
+        "give one",
+    ),
+    (
+        "{version: v1, nodes: [{id: a, node_type: Scale}]}",
+        "node \"a\"",
+        "params.width is missing: a whole number from 2 to 8192",
+    ),
+    (
+        "{version: v1, nodes: [{id: a, node_type: Scale, params: {width: 2.5, height: 2}}]}",
+        "node \"a\"",
+        "params.width is 2.5",
+    ),
+    (
+        "{version: v1, nodes: [{id: a, node_type: Scale, params: {width: 8192, height: 8192}}]}",
+        "node \"a\"",
+        "params.width and params.height",
+    ),
+    (
+        "{version: v1, nodes: [{id: a, node_type: Scale, params: {width: 8, height: 8, fit: tight}}]}",
+        "node \"a\"",
+        "stretch or inside",
+    ),
+    (
+        "{version: v1, nodes: [{id: a, node_type: BackgroundBlur}]}",
+        "node \"a\"",
+        "input mask (mask) must be connected",
+    ),
+    (
+        "{version: v1, nodes: [{id: a, node_type: Gain}], connections: [{from: a}]}",
+        "connections[0].to",
+        "is missing",
+    ),
+    (
+        "{version: v1, nodes: [{id: a, node_type: Gain}], connections: [{from: a.b.c, to: a}]}",
+        "connections[0].from",
+        "not a node or node.port",
+    ),
+    (
+        "{version: v1, nodes: [{id: a, node_type: Gain}], connections: [{from: b, to: a}]}",
+        "connections[0].from",
+        "no node \"b\"; the manifest has a",
+    ),
+    (
+        "{version: v1, nodes: [{id: a, node_type: Gain}], connections: [{from: a.up, to: a}]}",
+        "connections[0].from",
+        "no output \"up\"; it has out",
+    ),
+    (
+        "{version: v1, nodes: [{id: a, node_type: Gain}], connections: [{from: a, to: a.up}]}",
+        "connections[0].to",
+        "no input \"up\"; it has in",
+    ),
+    (
+        "{version: v1, nodes: [{id: a, node_type: Gain}], connections: [{from: a, to: a}]}",
+        "connections",
+        "make a cycle: a -> a",
+    ),
+    (
+        "{version: v1, nodes: [{id: a, node_type: Gain}, {id: b, node_type: Gain}, {id: c, node_type: Gain}], connections: [{from: a, to: b}, {from: b, to: c}, {from: c, to: b}]}",
+        "connections",
+        "-> ",
+    ),
+    (
+        "{version: v1, nodes: [{id: a, node_type: Gain}, {id: b, node_type: Gain}], connections: [{from: a, to: b}, {from: a.out, to: b.in}]}",
+        "connections[1]",
+        "same ports as connections[0]",
+    ),
+    (
+        "{version: v1, nodes: [{id: a, node_type: Gain}, {id: b, node_type: Scale, params: {width: 8, height: 8}}], connections: [{from: a, to: b}]}",
+        "connections[0]",
+        "a gives out (audio), b takes in (video)",
+    ),
+    (
+        "{version: v1, nodes: [{id: a, node_type: Gain}, {id: p, node_type: PassThrough}, {id: b, node_type: Scale, params: {width: 8, height: 8}}], connections: [{from: a, to: p}, {from: p, to: b}]}",
+        "connections[1]",
+        "p gives audio, b takes video",
+    ),
+    (
+        "{version: v1, nodes: [{id: p, node_type: PassThrough}, {id: b, node_type: BackgroundBlur}], connections: [{from: p, to: b}]}",
+        "connections[0]",
+        "more than one pair",
+    ),
+    (
+        "{version: v1, nodes: [{id: a, node_type: Gain}, {id: b, node_type: Gain}], connections: [{from: a, to: b, queue: {max: 0}}]}",
+        "connections[0].queue.max",
+        "from 1 to 4096",
+    ),
+    (
+        "{version: v1, nodes: [{id: a, node_type: Gain}, {id: b, node_type: Gain}], connections: [{from: a, to: b, queue: {policy: hope}}]}",
+        "connections[0].queue.policy",
+        "latest",
+    ),
+    (
+        "{version: v1, nodes: [{id: a, node_type: Gain}, {id: b, node_type: Gain}], connections: [{from: a, to: b, queue: {policy: block}}]}",
+        "connections[0].queue.policy",
+        "block is not built",
+    ),
+    (
+        "{version: v1, nodes: [{id: a, node_type: Gain}, {id: b, node_type: Gain}, {id: c, node_type: Gain}], connections: [{from: a, to: c, queue: {max: 1}}, {from: b, to: c, queue: {max: 2}}]}",
+        "node \"c\"",
+        "different queues",
+    ),
     ("[1, 2]", "manifest", "is a list, not a map"),
     ("", "manifest", "is empty, not a map"),
     ("{version: v1, version: v1, nodes: []}", "manifest", "is not YAML or JSON"),
@@ -117,7 +224,10 @@ fn limits_hold_before_anything_is_built() {
     let nodes: String = (0..=MAX_NODES).map(|n| format!("- {{id: n{n}, node_type: Gain}}\n")).collect();
     refused(&format!("version: v1\nnodes:\n{nodes}"), "1025 entries");
     let wires: String = (0..=MAX_CONNECTIONS).map(|_| "- {from: a, to: b}\n").collect();
-    refused(&format!("version: v1\nnodes: [{{id: a, node_type: Gain}}]\nconnections:\n{wires}"), "4097 entries");
+    refused(
+        &format!("version: v1\nnodes: [{{id: a, node_type: Gain}}]\nconnections:\n{wires}"),
+        "4097 entries",
+    );
 
     for deep in [100, 10_000, 200_000] {
         refused(&format!("{}{}", "[".repeat(deep), "]".repeat(deep)), "manifest: ");
@@ -159,7 +269,11 @@ fn a_missing_runtime_or_model_is_told_at_compile_time() {
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&out.stdout);
-    assert!(out.status.success() && text.contains("1 passed"), "{text}{}", String::from_utf8_lossy(&out.stderr));
+    assert!(
+        out.status.success() && text.contains("1 passed"),
+        "{text}{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
 }
 
 #[test]

@@ -47,7 +47,9 @@ fn pass_through_gives_every_kind_unchanged() {
 
 #[test]
 fn gain_changes_the_level_and_not_the_frequency() {
-    for (params, expected) in [("gain_db: -6.0206", 0.125), ("gain: 3", 0.75), ("gain_db: -60", 0.00025), ("gain: 0", 0.0)] {
+    for (params, expected) in
+        [("gain_db: -6.0206", 0.125), ("gain: 3", 0.75), ("gain_db: -60", 0.00025), ("gain: 0", 0.0)]
+    {
         let session = one(&format!("node_type: Gain, params: {{{params}}}"));
         let frame = audio_of(run(&session, None, tone(1000.0, 0.25, 48_000, 100, 0)).unwrap().unwrap());
         let level = amplitude(&frame.samples, 48_000, 1000.0);
@@ -79,7 +81,9 @@ fn resample_keeps_the_tone_and_the_time() {
         let mut left = Vec::new();
         let mut first = None;
         for n in 0..50 {
-            let Some(item) = run(&session, None, tone(1000.0, 0.5, from, 20, 1_000_000 + n * 20_000)).unwrap() else {
+            let Some(item) =
+                run(&session, None, tone(1000.0, 0.5, from, 20, 1_000_000 + n * 20_000)).unwrap()
+            else {
                 continue;
             };
             first.get_or_insert(item.timestamp_us);
@@ -189,7 +193,8 @@ fn the_segmenter_looks_at_every_nth_picture_and_copes_with_any_size() {
         return;
     }
     let session = one("node_type: PersonSegmenter, params: {every: 3}");
-    let looked: Vec<bool> = (0..7).map(|n| run(&session, None, picture(320, 180, n)).unwrap().is_some()).collect();
+    let looked: Vec<bool> =
+        (0..7).map(|n| run(&session, None, picture(320, 180, n)).unwrap().is_some()).collect();
     assert_eq!(looked, [true, false, false, true, false, false, true]);
     let session = one("node_type: PersonSegmenter");
     for (width, height) in [(1, 1), (2, 7), (257, 143), (1920, 1080)] {
@@ -304,38 +309,49 @@ fn blur_follows_its_mask_and_hides_everything_until_there_is_one() {
     let frame = halves(640, 360);
     let item = || Item::new(Data::Video(frame.clone()));
     let all = blur_with_mask("radius: 12", |_| uniform(255));
-    assert!(video_of(run(&all, None, item()).unwrap().unwrap()).data() == frame.data(), "a person everywhere: untouched");
+    assert!(
+        video_of(run(&all, None, item()).unwrap().unwrap()).data() == frame.data(),
+        "a person everywhere: untouched"
+    );
     for unknown in [blur_with_mask("radius: 12", |_| None), blur_with_mask("radius: 12", |_| uniform(0))] {
         let out = video_of(run(&unknown, None, item()).unwrap().unwrap());
         let at = |x: usize| i32::from(out.planes()[0].data[180 * 640 + x]);
         assert!((at(320) - 125).abs() < 12, "{} at the edge", at(320));
         assert!((at(310) - 125) < -30 && (at(330) - 125) > 30, "{} and {} beside it", at(310), at(330));
         assert!((at(8) - 16).abs() <= 1 && (at(632) - 235).abs() <= 1, "{} and {} far away", at(8), at(632));
-        assert!(out.planes()[1].data.iter().all(|v| (127..=129).contains(v)), "no colour where there was none");
+        assert!(
+            out.planes()[1].data.iter().all(|v| (127..=129).contains(v)),
+            "no colour where there was none"
+        );
     }
 }
 
 #[test]
 fn the_width_of_the_blur_is_its_radius() {
-    for radius in [4, 8, 12, 32, 64] {
+    for radius in [1, 2, 4, 7, 8, 12, 32, 64] {
         let frame = halves(1280, 720);
         let session = blur_with_mask(&format!("radius: {radius}"), |_| uniform(0));
         let out = video_of(run(&session, None, Item::new(Data::Video(frame))).unwrap().unwrap());
-        let row: Vec<f64> = out.planes()[0].data[360 * 1280..361 * 1280].iter().map(|v| f64::from(*v)).collect();
+        let row: Vec<f64> =
+            out.planes()[0].data[360 * 1280..361 * 1280].iter().map(|v| f64::from(*v)).collect();
         // The derivative of a blurred step is the blur itself: take its standard deviation.
         let slope: Vec<f64> = row.windows(2).map(|pair| pair[1] - pair[0]).collect();
         let total: f64 = slope.iter().sum();
         let centre: f64 = slope.iter().enumerate().map(|(x, d)| x as f64 * d).sum::<f64>() / total;
-        let variance: f64 = slope.iter().enumerate().map(|(x, d)| (x as f64 - centre).powi(2) * d).sum::<f64>() / total;
+        let variance: f64 =
+            slope.iter().enumerate().map(|(x, d)| (x as f64 - centre).powi(2) * d).sum::<f64>() / total;
         let sigma = variance.sqrt();
-        assert!((sigma / f64::from(radius) - 1.0).abs() < 0.25, "radius {radius} came out as {sigma:.1}");
+        // Half a pixel is what the small picture can't tell.
+        let allowed = (0.15 * f64::from(radius)).max(0.5);
+        assert!((sigma - f64::from(radius)).abs() < allowed, "radius {radius} came out as {sigma:.1}");
     }
 }
 
 #[test]
 fn smoothing_follows_the_mask_over_several_pictures() {
     // A person everywhere in the first picture, nobody from then on.
-    let session = blur_with_mask("radius: 12, smoothing: 0.9, softness: 1", |n| uniform(if n == 0 { 255 } else { 0 }));
+    let session =
+        blur_with_mask("radius: 12, smoothing: 0.9, softness: 1", |n| uniform(if n == 0 { 255 } else { 0 }));
     let frame = halves(640, 360);
     let grey: Vec<i32> = (0..60)
         .map(|_| {

@@ -6,8 +6,8 @@
 
 mod mailbox;
 
+pub(crate) use mailbox::WeakMailbox;
 pub use mailbox::{Bounded, MailQueue, Mailbox, MailboxOptions, MailboxStats, Policy, Push};
-pub(crate) use mailbox::{WeakMailbox};
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -94,12 +94,17 @@ impl WorkerPool {
         if !(1..=MAX_WORKERS).contains(&workers) {
             return Err(ExecError::Workers(workers));
         }
-        let shared =
-            Arc::new(Shared { line: Mutex::default(), work: Condvar::new(), panics: AtomicU64::new(0), hook });
+        let shared = Arc::new(Shared {
+            line: Mutex::default(),
+            work: Condvar::new(),
+            panics: AtomicU64::new(0),
+            hook,
+        });
         let pool = WorkerPool { shared, threads: Arc::default(), workers };
         for index in 0..workers {
             let shared = pool.shared.clone();
-            let spawned = std::thread::Builder::new().name(format!("{name}-{index}")).spawn(move || shared.work());
+            let spawned =
+                std::thread::Builder::new().name(format!("{name}-{index}")).spawn(move || shared.work());
             match spawned {
                 Ok(handle) => lock(&pool.threads).push(handle),
                 Err(error) => {
@@ -219,7 +224,10 @@ impl Shared {
 
 /// The message of a caught panic, as far as it has one.
 pub(crate) fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
-    let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let text = payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("a panic without a message").to_owned()
 }
 

@@ -6,7 +6,9 @@ use super::queue::Edge;
 use super::{Body, GraphInput, Plan, PlanNode};
 use crate::data::Kind;
 use crate::error::{ManifestError, either, printable};
-use crate::manifest::{ConnectionDef, EndPoint, MAX_CONNECTIONS, MAX_NODES, Manifest, NodeDef, QueueDef, Scope};
+use crate::manifest::{
+    ConnectionDef, EndPoint, MAX_CONNECTIONS, MAX_NODES, Manifest, NodeDef, QueueDef, Scope,
+};
 use crate::spec::{NodeType, Params, PortSpec, Registry};
 
 /// A connection with its ends resolved: nodes by their place in the manifest, ports by their place in the type.
@@ -18,9 +20,10 @@ struct Wire {
 
 pub(super) fn compile(manifest: &Manifest, registry: &Registry) -> Result<Plan, ManifestError> {
     // A manifest may have been built by hand, past the limits of the reader.
-    for (place, count, most) in
-        [("nodes", manifest.nodes.len(), MAX_NODES), ("connections", manifest.connections.len(), MAX_CONNECTIONS)]
-    {
+    for (place, count, most) in [
+        ("nodes", manifest.nodes.len(), MAX_NODES),
+        ("connections", manifest.connections.len(), MAX_CONNECTIONS),
+    ] {
         if count > most {
             return Err(ManifestError::new(place, format!("has {count} entries, at most {most} are taken")));
         }
@@ -61,13 +64,21 @@ pub(super) fn compile(manifest: &Manifest, registry: &Registry) -> Result<Plan, 
             let mut queues = incoming.filter_map(|wire| wire.queue);
             let queue = queues.next();
             if queues.any(|other| Some(other) != queue) {
-                let problem = format!("input {} gets two connections that ask for different queues", spec.name);
+                let problem =
+                    format!("input {} gets two connections that ask for different queues", spec.name);
                 return Err(ManifestError::node(&def.id, problem));
             }
             edges.push(Edge::new(spec.kind, queue));
         }
         let body = body(def, &types[index])?;
-        nodes.push(PlanNode { id: def.id.as_str().into(), body, on_error: def.on_error, enabled: def.enabled, outs, edges });
+        nodes.push(PlanNode {
+            id: def.id.as_str().into(),
+            body,
+            on_error: def.on_error,
+            enabled: def.enabled,
+            outs,
+            edges,
+        });
     }
     // Items from outside reach the ports in the manifest's order.
     inputs.sort_by_key(|input| (order[input.node], input.port));
@@ -80,20 +91,28 @@ fn node_type(node: &NodeDef, registry: &Registry) -> Result<NodeType, ManifestEr
     }
     registry.get(&node.node_type).ok_or_else(|| {
         let known = either(registry.names().iter().take(50));
-        ManifestError::node(&node.id, format!("unknown node_type \"{}\"; there is {known}", printable(&node.node_type)))
+        ManifestError::node(
+            &node.id,
+            format!("unknown node_type \"{}\"; there is {known}", printable(&node.node_type)),
+        )
     })
 }
 
 /// Checks the parameters and loads; after everything else, as loading a model takes its time.
 fn body(def: &NodeDef, node_type: &NodeType) -> Result<Body, ManifestError> {
     match node_type {
-        NodeType::Foreign(spec) => Ok(Body::Foreign { spec: spec.clone(), params: Arc::new(def.params.clone()) }),
+        NodeType::Foreign(spec) => {
+            Ok(Body::Foreign { spec: spec.clone(), params: Arc::new(def.params.clone()) })
+        }
         NodeType::Native(spec) => {
-            let params = Params::check(&spec.params, &def.params)
-                .map_err(|(name, problem)| ManifestError::node(&def.id, format!("params.{name} {problem}")))?;
+            let params = Params::check(&spec.params, &def.params).map_err(|(name, problem)| {
+                ManifestError::node(&def.id, format!("params.{name} {problem}"))
+            })?;
             let factory = (spec.load)(&params).map_err(|problem| ManifestError::node(&def.id, problem))?;
             // A node that can't be made is found here and not when the first peer joins.
-            factory.create(&params).map_err(|error| ManifestError::node(&def.id, error.at(&def.id).to_string()))?;
+            factory
+                .create(&params)
+                .map_err(|error| ManifestError::node(&def.id, error.at(&def.id).to_string()))?;
             Ok(Body::Native { spec: spec.clone(), factory, params })
         }
     }
@@ -132,7 +151,8 @@ fn wire(
         })
     };
     let (from, to) = (find(&connection.from, "from")?, find(&connection.to, "to")?);
-    let outs = candidates(types[from].outputs(), &connection.from, &format!("connections[{index}].from"), "output")?;
+    let outs =
+        candidates(types[from].outputs(), &connection.from, &format!("connections[{index}].from"), "output")?;
     let ins = candidates(types[to].inputs(), &connection.to, &format!("connections[{index}].to"), "input")?;
     let mut fitting = Vec::new();
     for &out in &outs {
@@ -150,7 +170,8 @@ fn wire(
     match fitting.as_slice() {
         [(out, input)] => Ok(Wire { from: (from, *out), to: (to, *input), queue: connection.queue }),
         [] => {
-            let problem = format!("{} gives {gives}, {} takes {takes}", connection.from.node, connection.to.node);
+            let problem =
+                format!("{} gives {gives}, {} takes {takes}", connection.from.node, connection.to.node);
             Err(ManifestError::new(format!("connections[{index}]"), problem))
         }
         _ => {
@@ -163,7 +184,12 @@ fn wire(
     }
 }
 
-fn candidates(ports: &[PortSpec], end: &EndPoint, place: &str, way: &str) -> Result<Vec<usize>, ManifestError> {
+fn candidates(
+    ports: &[PortSpec],
+    end: &EndPoint,
+    place: &str,
+    way: &str,
+) -> Result<Vec<usize>, ManifestError> {
     let Some(name) = &end.port else {
         if ports.is_empty() {
             return Err(ManifestError::new(place, format!("node \"{}\" has no {way}s", end.node)));
@@ -174,7 +200,8 @@ fn candidates(ports: &[PortSpec], end: &EndPoint, place: &str, way: &str) -> Res
         Some(port) => Ok(vec![port]),
         None => {
             let known = either(ports.iter().map(|port| port.name.as_str()));
-            let problem = format!("node \"{}\" has no {way} \"{}\"; it has {known}", end.node, printable(name));
+            let problem =
+                format!("node \"{}\" has no {way} \"{}\"; it has {known}", end.node, printable(name));
             Err(ManifestError::new(place, problem))
         }
     }
@@ -189,7 +216,8 @@ fn topological(manifest: &Manifest, wires: &[Wire]) -> Result<Vec<usize>, Manife
         missing[wire.to.0] += 1;
         next[wire.from.0].push(wire.to.0);
     }
-    let mut ready: BinaryHeap<Reverse<usize>> = (0..count).filter(|&node| missing[node] == 0).map(Reverse).collect();
+    let mut ready: BinaryHeap<Reverse<usize>> =
+        (0..count).filter(|&node| missing[node] == 0).map(Reverse).collect();
     let mut order = Vec::with_capacity(count);
     while let Some(Reverse(node)) = ready.pop() {
         order.push(node);
@@ -208,12 +236,14 @@ fn topological(manifest: &Manifest, wires: &[Wire]) -> Result<Vec<usize>, Manife
 
 /// Follows connections backwards among the nodes left over until one comes again: that is the cycle.
 fn cycle(manifest: &Manifest, wires: &[Wire], missing: &[usize]) -> ManifestError {
-    let before = |node: usize| wires.iter().find(|w| w.to.0 == node && missing[w.from.0] > 0).map(|w| w.from.0);
+    let before =
+        |node: usize| wires.iter().find(|w| w.to.0 == node && missing[w.from.0] > 0).map(|w| w.from.0);
     let mut path: Vec<usize> = Vec::new();
     let mut at = missing.iter().position(|&count| count > 0);
     while let Some(node) = at {
         if let Some(start) = path.iter().position(|&earlier| earlier == node) {
-            let mut ids: Vec<&str> = path[start..].iter().rev().map(|&node| manifest.nodes[node].id.as_str()).collect();
+            let mut ids: Vec<&str> =
+                path[start..].iter().rev().map(|&node| manifest.nodes[node].id.as_str()).collect();
             ids.extend(ids.first().copied());
             return ManifestError::new("connections", format!("make a cycle: {}", printable_path(&ids)));
         }
@@ -230,7 +260,12 @@ fn printable_path(ids: &[&str]) -> String {
 }
 
 /// Looks through nodes that give out what they got, so that video behind a `PassThrough` is still video.
-fn check_kinds(manifest: &Manifest, types: &[NodeType], wires: &[Wire], order: &[usize]) -> Result<(), ManifestError> {
+fn check_kinds(
+    manifest: &Manifest,
+    types: &[NodeType],
+    wires: &[Wire],
+    order: &[usize],
+) -> Result<(), ManifestError> {
     let mut through: Vec<Option<Kind>> = vec![None; types.len()];
     for &node in order {
         for (index, wire) in wires.iter().enumerate().filter(|(_, wire)| wire.to.0 == node) {

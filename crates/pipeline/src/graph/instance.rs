@@ -228,9 +228,18 @@ impl Instance {
         let outputs = self.plan.nodes[node].body.outputs();
         for (port, item) in &emit.items {
             match outputs.get(*port) {
-                None => return Err(NodeError::failed(format!("it gave out at output {port}, which it doesn't have"))),
+                None => {
+                    return Err(NodeError::failed(format!(
+                        "it gave out at output {port}, which it doesn't have"
+                    )));
+                }
                 Some(spec) if !spec.kind.accepts(item.kind()) => {
-                    let problem = format!("it gave out {} at output {}, which is {}", item.kind(), spec.name, spec.kind);
+                    let problem = format!(
+                        "it gave out {} at output {}, which is {}",
+                        item.kind(),
+                        spec.name,
+                        spec.kind
+                    );
                     return Err(NodeError::failed(problem));
                 }
                 Some(_) => {}
@@ -261,7 +270,8 @@ impl Instance {
             self.around.metrics[node].drop_item(DropReason::Overrun, 1);
             if self.deliveries == MAX_DELIVERIES {
                 self.deliveries += 1;
-                let error = NodeError::failed(format!("one item became more than {MAX_DELIVERIES} on its way"));
+                let error =
+                    NodeError::failed(format!("one item became more than {MAX_DELIVERIES} on its way"));
                 self.tell(node, error, item.ticket);
             }
             return;
@@ -325,7 +335,9 @@ impl Instance {
                 }
                 *runner = factory.create(params).ok();
             }
-            (State::Foreign(_), Body::Foreign { spec, .. }) => spec.host.release(self.id, &plan.nodes[node].id),
+            (State::Foreign(_), Body::Foreign { spec, .. }) => {
+                spec.host.release(self.id, &plan.nodes[node].id)
+            }
             _ => {}
         }
     }
@@ -410,7 +422,9 @@ impl Instance {
             if foreign.calls.front().is_none_or(|call| call.answer.is_none()) {
                 return;
             }
-            let Some(Call { port, item, since, answer: Some(answer), .. }) = foreign.calls.pop_front() else { return };
+            let Some(Call { port, item, since, answer: Some(answer), .. }) = foreign.calls.pop_front() else {
+                return;
+            };
             let at = &mut foreign.ports[port];
             at.in_flight -= 1;
             let next = at.waiting.pop();
@@ -437,7 +451,9 @@ impl Instance {
             for output in given {
                 let Some(port) = outputs.iter().position(|port| port.name == output.port) else {
                     let name = crate::error::printable(&output.port);
-                    return Err(NodeError::failed(format!("it gave out at output \"{name}\", which it doesn't have")));
+                    return Err(NodeError::failed(format!(
+                        "it gave out at output \"{name}\", which it doesn't have"
+                    )));
                 };
                 output.data.check().map_err(|error| NodeError::failed(error.to_string()))?;
                 let mut item = item.derive(output.data);

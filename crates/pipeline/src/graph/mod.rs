@@ -5,8 +5,8 @@ mod foreign;
 mod instance;
 mod queue;
 
-pub use foreign::{ForeignCall, ForeignHost, ForeignOutput, ForeignReply};
 pub(crate) use foreign::Answer;
+pub use foreign::{ForeignCall, ForeignHost, ForeignOutput, ForeignReply};
 pub(crate) use instance::{Change, Instance, Msg, Surroundings};
 pub(crate) use queue::Ingress;
 
@@ -105,18 +105,32 @@ impl Plan {
 
     pub(crate) fn output_index(&self, id: &str) -> Result<usize, NodeError> {
         let found = self.nodes.iter().position(|node| &*node.id == id && node.is_output());
-        found.ok_or_else(|| NodeError::UnknownNode(format!("{}\" with an open output", printable(id)), either(self.output_ids())))
+        found.ok_or_else(|| {
+            NodeError::UnknownNode(
+                format!("{}\" with an open output", printable(id)),
+                either(self.output_ids()),
+            )
+        })
     }
 
     /// The parameters a node starts with, with one changed. `None` for a foreign node: its host knows its own.
-    pub(crate) fn change(&self, node: usize, name: &str, value: &Value, now: Option<&Params>) -> Result<Option<Params>, NodeError> {
+    pub(crate) fn change(
+        &self,
+        node: usize,
+        name: &str,
+        value: &Value,
+        now: Option<&Params>,
+    ) -> Result<Option<Params>, NodeError> {
         let node = &self.nodes[node];
         match &node.body {
             Body::Foreign { .. } => Ok(None),
             Body::Native { spec, params, .. } => {
-                now.unwrap_or(params).with(&spec.params, name, value.clone()).map(Some).map_err(|(name, problem)| {
-                    NodeError::Param { node: node.id.to_string(), problem: format!("params.{name} {problem}") }
-                })
+                now.unwrap_or(params).with(&spec.params, name, value.clone()).map(Some).map_err(
+                    |(name, problem)| NodeError::Param {
+                        node: node.id.to_string(),
+                        problem: format!("params.{name} {problem}"),
+                    },
+                )
             }
         }
     }

@@ -41,7 +41,9 @@ impl Edge {
             Kind::Audio | Kind::AudioMix => {
                 Edge { in_flight: 4, waiting: 32, waiting_us: Some(AUDIO_US), policy: Policy::DropOldest }
             }
-            Kind::Video | Kind::Mask => Edge { in_flight: 1, waiting: 1, waiting_us: None, policy: Policy::Latest },
+            Kind::Video | Kind::Mask => {
+                Edge { in_flight: 1, waiting: 1, waiting_us: None, policy: Policy::Latest }
+            }
             Kind::Text | Kind::Json | Kind::Binary => {
                 Edge { in_flight: 16, waiting: 64, waiting_us: None, policy: Policy::Reject }
             }
@@ -75,7 +77,8 @@ impl EdgeQueue {
         let mut out = Vec::new();
         let mut waiting_us: i64 = self.items.iter().map(Item::duration_us).sum();
         while self.items.len() > 1
-            && (self.items.len() > self.edge.waiting || self.edge.waiting_us.is_some_and(|most| waiting_us > most))
+            && (self.items.len() > self.edge.waiting
+                || self.edge.waiting_us.is_some_and(|most| waiting_us > most))
             && let Some(old) = self.items.pop_front()
         {
             waiting_us -= old.duration_us();
@@ -130,7 +133,8 @@ impl MailQueue<Msg> for Ingress {
         if edge.policy == Policy::Reject && count >= edge.waiting {
             return Push::Refused(Msg::Input(item));
         }
-        let mut waiting_us: i64 = self.of_kind(kind).map(|(_, item)| item.duration_us()).sum::<i64>() + item.duration_us();
+        let mut waiting_us: i64 =
+            self.of_kind(kind).map(|(_, item)| item.duration_us()).sum::<i64>() + item.duration_us();
         let mut old = Vec::new();
         while count > 0
             && (count >= edge.waiting || edge.waiting_us.is_some_and(|most| waiting_us > most))

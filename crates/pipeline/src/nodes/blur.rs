@@ -1,7 +1,5 @@
 //! Blurs what is behind a person.
 
-
-
 use remotemedia_media::{FramePool, VideoFrame};
 
 use super::picture::PlaneScaler;
@@ -12,6 +10,8 @@ use crate::spec::{Emit, Node, NodeSpec, ParamSpec, Params, PortSpec};
 
 /// Three boxes in a row are close to a Gaussian.
 const PASSES: usize = 3;
+/// Variance that shrinking and enlarging add by themselves, in small pixels: a triangle each way.
+const RESIZING: f32 = 1.0 / 3.0;
 
 /// `BackgroundBlur`: `mask` (mask, must be connected) and `in` (video) -> `out` (video).
 ///
@@ -20,7 +20,7 @@ const PASSES: usize = 3;
 ///
 /// | parameter | range | default | |
 /// |---|---|---|---|
-/// | `radius` | 1..=64 | 12 | standard deviation of the blur, in pixels of the picture; under 4 it is approximate |
+/// | `radius` | 1..=64 | 12 | standard deviation of the blur, in pixels of the picture |
 /// | `softness` | 0..=1 | 0.5 | width of the transition at the edge, as a share of the mask's own |
 /// | `smoothing` | 0..=0.95 | 0.3 | how much of the previous mask stays, against flicker; 0 follows at once |
 pub(super) fn spec() -> NodeSpec {
@@ -97,9 +97,16 @@ impl Blur {
         match &mut self.mask {
             Some(known) if (known.width, known.height) == (mask.width(), mask.height()) => {
                 let keep = self.smoothing;
-                known.values.iter_mut().zip(values).for_each(|(old, new)| *old = *old * keep + new * (1.0 - keep));
+                known
+                    .values
+                    .iter_mut()
+                    .zip(values)
+                    .for_each(|(old, new)| *old = *old * keep + new * (1.0 - keep));
             }
-            other => *other = Some(Smoothed { width: mask.width(), height: mask.height(), values: values.collect() }),
+            other => {
+                *other =
+                    Some(Smoothed { width: mask.width(), height: mask.height(), values: values.collect() })
+            }
         }
     }
 
@@ -137,8 +144,7 @@ impl Blur {
             self.scaler.scale((plane.data, w, h), (small, sw, sh))?;
         }
         work.gather();
-        let radius = box_radius(self.radius / shrink as f32);
-        for _ in 0..PASSES {
+        for radius in box_radii((self.radius / shrink as f32).powi(2) - RESIZING) {
             blur_columns(&work.pixels, &mut work.passed, &mut work.sums, sw as usize, sh as usize, radius);
             blur_rows(&work.passed, &mut work.pixels, sw as usize, radius);
         }
@@ -183,10 +189,20 @@ fn resize(buffer: &mut Vec<u8>, width: u32, height: u32) {
     buffer.resize(width as usize * height as usize, 0);
 }
 
-/// Three boxes of this radius have the standard deviation `sigma`: a box of width w has the variance (w^2 - 1) / 12.
-fn box_radius(sigma: f32) -> usize {
-    let width = (4.0 * sigma * sigma + 1.0).sqrt();
-    (((width - 1.0) / 2.0).round() as usize).max(1)
+/// Radii of boxes whose variances, (w^2 - 1) / 12 for a box of width w, add up to `variance` as nearly as they can.
+fn box_radii(variance: f32) -> [usize; PASSES] {
+    let one = |radius: usize| {
+        let width = (2 * radius + 1) as f32;
+        (width * width - 1.0) / 12.0
+    };
+    let mut small = 0;
+    while one(small + 1) * PASSES as f32 <= variance {
+        small += 1;
+    }
+    // Some of the boxes are one wider than the others.
+    let step = one(small + 1) - one(small);
+    let wider = ((variance - one(small) * PASSES as f32) / step).round().clamp(0.0, PASSES as f32) as usize;
+    std::array::from_fn(|pass| small + usize::from(pass < wider))
 }
 
 /// Steepens the mask around one half: the softer, the wider the transition.

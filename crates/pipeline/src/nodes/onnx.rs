@@ -46,12 +46,16 @@ impl Model {
         let environment = environment()?;
         let folder = lock(&PATHS).models.clone().or_else(|| from_env("REMOTEMEDIA_MODEL_DIR"));
         let Some(folder) = folder else {
-            return Err(format!("the folder with {file} is not known; set the model folder or REMOTEMEDIA_MODEL_DIR"));
+            return Err(format!(
+                "the folder with {file} is not known; set the model folder or REMOTEMEDIA_MODEL_DIR"
+            ));
         };
         let path = folder.join(file);
-        let bytes = std::fs::read(&path).map_err(|error| format!("the model {} can't be read: {error}", path.display()))?;
+        let bytes = std::fs::read(&path)
+            .map_err(|error| format!("the model {} can't be read: {error}", path.display()))?;
         let model = Model { environment, bytes: bytes.into(), idle: Mutex::default() };
-        let session = model.open().map_err(|error| format!("the model {} can't be used: {error}", path.display()))?;
+        let session =
+            model.open().map_err(|error| format!("the model {} can't be used: {error}", path.display()))?;
         lock(&model.idle).push(session);
         Ok(model)
     }
@@ -95,7 +99,8 @@ fn environment() -> Result<Environment, String> {
     if !Path::new(&path).is_file() {
         return Err(format!("needs ONNX Runtime, and {} isn't there: {INSTALL}", path.display()));
     }
-    let builder = ort::init_from(&path).map_err(|error| format!("ONNX Runtime can't be loaded: {error}; {INSTALL}"))?;
+    let builder =
+        ort::init_from(&path).map_err(|error| format!("ONNX Runtime can't be loaded: {error}; {INSTALL}"))?;
     let environment = builder
         .with_name("remotemedia")
         .with_telemetry(false)

@@ -41,7 +41,8 @@ struct Scale {
 
 impl Scale {
     fn new(params: &Params) -> Result<Scale, NodeError> {
-        let mut scale = Scale { width: 2, height: 2, inside: false, scaler: Scaler::new(), pool: FramePool::default() };
+        let mut scale =
+            Scale { width: 2, height: 2, inside: false, scaler: Scaler::new(), pool: FramePool::default() };
         scale.set_params(params)?;
         Ok(scale)
     }
@@ -53,7 +54,8 @@ impl Scale {
         let (w, h) = (u64::from(width), u64::from(height));
         let (most_w, most_h) = (u64::from(self.width), u64::from(self.height));
         // By width, unless that makes it too high.
-        let (fit_w, fit_h) = if h * most_w <= most_h * w { (most_w, h * most_w / w) } else { (w * most_h / h, most_h) };
+        let (fit_w, fit_h) =
+            if h * most_w <= most_h * w { (most_w, h * most_w / w) } else { (w * most_h / h, most_h) };
         let even = |n: u64| ((n as u32) & !1).max(2);
         (even(fit_w), even(fit_h))
     }
@@ -96,7 +98,8 @@ impl PlaneScaler {
         let failed = |error: &dyn std::fmt::Display| NodeError::failed(format!("scaling a plane: {error}"));
         let source = ImageRef::new(from.1, from.2, from.0, PixelType::U8).map_err(|e| failed(&e))?;
         let mut target = Image::from_slice_u8(to.1, to.2, to.0, PixelType::U8).map_err(|e| failed(&e))?;
-        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).use_alpha(false);
+        let options =
+            ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).use_alpha(false);
         self.resizer.resize(&source, &mut target, &options).map_err(|e| failed(&e))
     }
 }

@@ -31,7 +31,8 @@ pub(super) fn spec() -> NodeSpec {
         same_kind: false,
         load: Arc::new(|_| {
             let model = Arc::new(Model::load(MODEL)?);
-            let factory = move |params: &Params| Ok(Box::new(Segmenter::new(model.clone(), params)) as Box<dyn Node>);
+            let factory =
+                move |params: &Params| Ok(Box::new(Segmenter::new(model.clone(), params)) as Box<dyn Node>);
             Ok(Box::new(factory) as Box<dyn NodeFactory>)
         }),
     }
@@ -69,7 +70,8 @@ impl Segmenter {
         to_rgb(y, u, v, &mut self.rgb);
         let rgb = &self.rgb;
         let data = self.model.with(|session| infer(session, rgb)).map_err(NodeError::failed)?;
-        Mask::new(WIDTH, HEIGHT, data).ok_or_else(|| NodeError::failed("the model gave a mask of another size"))
+        Mask::new(WIDTH, HEIGHT, data)
+            .ok_or_else(|| NodeError::failed("the model gave a mask of another size"))
     }
 }
 

@@ -91,7 +91,8 @@ impl Host {
     /// Waits until there are `count` unanswered calls, and takes them.
     pub fn take(&self, count: usize) -> Vec<ForeignCall> {
         let calls = self.calls.lock().unwrap();
-        let (mut calls, timeout) = self.wake.wait_timeout_while(calls, LONG, |calls| calls.len() < count).unwrap();
+        let (mut calls, timeout) =
+            self.wake.wait_timeout_while(calls, LONG, |calls| calls.len() < count).unwrap();
         assert!(!timeout.timed_out(), "{} calls instead of {count}", calls.len());
         calls.drain(..).collect()
     }
@@ -111,7 +112,12 @@ pub fn with_host(kind: Kind) -> (Registry, Arc<Host>) {
     let registry = Registry::builtin();
     let host = Arc::new(Host::default());
     registry
-        .register_foreign("Js", vec![PortSpec::new("in", kind)], vec![PortSpec::new("out", kind)], host.clone())
+        .register_foreign(
+            "Js",
+            vec![PortSpec::new("in", kind)],
+            vec![PortSpec::new("out", kind)],
+            host.clone(),
+        )
         .unwrap();
     (registry, host)
 }
@@ -173,4 +179,13 @@ pub fn onnx_runtime() -> bool {
     assert!(std::env::var_os("REQUIRE_ORT").is_none_or(|value| value != "1"), "{what}");
     eprintln!("SKIPPED: {what}");
     false
+}
+
+/// Waits until something that happens on a worker after the answer has happened.
+pub fn eventually(condition: impl Fn() -> bool) {
+    let since = std::time::Instant::now();
+    while !condition() {
+        assert!(since.elapsed() < LONG, "it did not happen");
+        std::thread::yield_now();
+    }
 }
