@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::data::Item;
 use crate::error::{ManifestError, NodeError};
 use crate::exec::{Mailbox, MailboxOptions, MailboxStats, Priority, Push, WeakMailbox, WorkerPool, lock};
-use crate::graph::{Answer, Change, Ingress, Instance, Msg, Plan, Surroundings};
+use crate::graph::{Answer, Change, Ingress, Instance, Msg, OnFailure, Plan, Surroundings};
 use crate::manifest::Manifest;
 use crate::metrics::{NodeMetrics, NodeStats};
 use crate::spec::{Params, Registry};
@@ -303,7 +303,7 @@ fn spawn(
     options: MailboxOptions,
     peer: Option<Arc<str>>,
     metrics: Arc<Vec<NodeMetrics>>,
-    on_error: Arc<dyn Fn(&str, &NodeError) + Send + Sync>,
+    on_error: OnFailure,
 ) -> Result<Mailbox<Msg>, NodeError> {
     // The instance must not keep its own mailbox, and is there before it: the way back is filled in afterwards.
     let back: Arc<Mutex<Option<WeakMailbox<Msg>>>> = Arc::default();

@@ -37,6 +37,9 @@ pub(crate) enum Change {
     Enabled(bool),
 }
 
+/// Told of a failure: the node's id and the error.
+pub(crate) type OnFailure = Arc<dyn Fn(&str, &NodeError) + Send + Sync>;
+
 /// What an instance needs from the session it belongs to.
 #[derive(Clone)]
 pub(crate) struct Surroundings {
@@ -44,8 +47,7 @@ pub(crate) struct Surroundings {
     /// By node; shared with the session's other instances.
     pub metrics: Arc<Vec<NodeMetrics>>,
     pub answerer: Answerer,
-    /// Told of every failure: the node's id and the error.
-    pub on_error: Arc<dyn Fn(&str, &NodeError) + Send + Sync>,
+    pub on_error: OnFailure,
 }
 
 pub(crate) struct Instance {

@@ -7,7 +7,7 @@ mod queue;
 
 pub(crate) use foreign::Answer;
 pub use foreign::{ForeignCall, ForeignHost, ForeignOutput, ForeignReply};
-pub(crate) use instance::{Change, Instance, Msg, Surroundings};
+pub(crate) use instance::{Change, Instance, Msg, OnFailure, Surroundings};
 pub(crate) use queue::Ingress;
 
 use std::sync::Arc;
