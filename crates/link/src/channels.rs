@@ -2,15 +2,17 @@
 
 use crate::config::{ChannelOptions, DataMode};
 use crate::error::LinkError;
-use crate::event::{ChannelId, LinkEvent, MessageKind};
+use crate::event::{ChannelId, IceState, LinkEvent, MessageKind};
 use crate::link::{Link, MAX_QUEUED_TRANSMITS};
 use crate::negotiate::channel_init;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use rtc::data_channel::RTCDataChannelInit;
 use std::time::Instant;
 
 /// Channels at once, ours and the peer's; the peer's next one is closed as it opens.
 const MAX_CHANNELS: usize = 256;
+/// Messages that wait for an ICE restart.
+const MAX_DEFERRED: usize = 1024;
 
 /// What the link knows of a channel.
 #[derive(Debug)]
@@ -66,26 +68,48 @@ impl Link {
         if data.len() > limit {
             return Err(LinkError::MessageTooLarge { size: data.len(), limit });
         }
-        let full = self.transmits.len() >= MAX_QUEUED_TRANSMITS;
-        let mut engine = self.pc.data_channel(channel.0).ok_or(LinkError::ChannelNotOpen)?;
-        if full || engine.outstanding_bytes() + data.len() > self.config.max_buffered_bytes {
+        if kind == MessageKind::Text && std::str::from_utf8(data).is_err() {
+            return Err(LinkError::NotUtf8);
+        }
+        let full = self.transmits.len() >= MAX_QUEUED_TRANSMITS || self.deferred.len() >= MAX_DEFERRED;
+        if full || self.buffered_amount(channel) + data.len() > self.config.max_buffered_bytes {
             return Err(LinkError::BufferFull);
         }
-        match kind {
-            MessageKind::Binary => engine.send(now, BytesMut::from(data))?,
-            MessageKind::Text => {
-                let text = std::str::from_utf8(data).map_err(|_| LinkError::NotUtf8)?;
-                engine.send_text(now, text)?;
-            }
+        if self.ice == IceState::Checking {
+            // An ICE restart is under way and the engine has no pair: it would write the packets to nowhere, and SCTP
+            // would notice after a second or two.
+            self.deferred.push_back((channel.0, kind, Bytes::copy_from_slice(data)));
+        } else {
+            self.engine_send(now, channel.0, kind, data)?;
         }
         self.stats.messages_sent += 1;
         self.drain(now);
         Ok(())
     }
 
+    /// Sends what waited for an ICE restart.
+    pub(crate) fn flush_deferred(&mut self, now: Instant) {
+        while let Some((channel, kind, data)) = self.deferred.pop_front() {
+            if let Err(error) = self.engine_send(now, channel, kind, &data) {
+                tracing::debug!(%error, "a message that waited for an ICE restart can't be sent: its channel is gone");
+            }
+        }
+    }
+
+    fn engine_send(&mut self, now: Instant, channel: usize, kind: MessageKind, data: &[u8]) -> Result<(), LinkError> {
+        let mut engine = self.pc.data_channel(channel).ok_or(LinkError::ChannelNotOpen)?;
+        match kind {
+            MessageKind::Binary => engine.send(now, BytesMut::from(data))?,
+            MessageKind::Text => engine.send_text(now, String::from_utf8_lossy(data))?,
+        }
+        Ok(())
+    }
+
     /// Bytes accepted on a channel that the peer has not acknowledged; 0 for a channel that is gone.
     pub fn buffered_amount(&mut self, channel: ChannelId) -> usize {
-        self.pc.data_channel(channel.0).map_or(0, |c| c.outstanding_bytes())
+        let deferred = self.deferred.iter().filter(|(id, ..)| *id == channel.0).map(|(.., data)| data.len());
+        let deferred: usize = deferred.sum();
+        self.pc.data_channel(channel.0).map_or(0, |c| c.outstanding_bytes()) + deferred
     }
 
     /// Closes one channel. Nothing happens if it is closed already.

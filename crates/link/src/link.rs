@@ -41,6 +41,8 @@ pub(crate) const MAX_QUEUED_TRANSMITS: usize = 8192;
 const MAX_LOCAL_CANDIDATES: usize = 32;
 
 const RESEND_FIRST: Duration = Duration::from_millis(30);
+/// The least time between two answers to what the peer sent again.
+const RESEND_ANSWER: Duration = Duration::from_millis(20);
 const RESEND_MOST: Duration = Duration::from_millis(250);
 const RESEND_DATAGRAMS: usize = 6;
 const RESEND_FOR: Duration = Duration::from_secs(5);
@@ -83,6 +85,8 @@ pub struct Link {
     // Queues.
     pub(crate) events: VecDeque<LinkEvent>,
     pub(crate) transmits: VecDeque<Transmit>,
+    /// Messages that wait for an ICE restart.
+    pub(crate) deferred: VecDeque<(usize, MessageKind, Bytes)>,
     queued_rtp: usize,
     queued_messages: usize,
     queued_message_bytes: usize,
@@ -94,16 +98,23 @@ pub struct Link {
     selected: Option<(SocketAddr, SocketAddr)>,
 }
 
-/// Driver rule D3: the last DTLS datagrams, sent again while the peer is silent before the link is open.
+/// Driver rule D3: the last DTLS datagrams, sent again while the peer is silent before the link is open, and for a while
+/// after that when the peer does the same, because then it lacks the last ones.
 #[derive(Default)]
 struct Resend {
     last: VecDeque<Transmit>,
+    /// Hashes of the last DTLS datagrams in.
+    heard: VecDeque<u64>,
     at: Option<Instant>,
     interval: Duration,
     rounds: u32,
+    answered: Option<Instant>,
     /// When to stop though nothing opened.
     until: Option<Instant>,
+    /// The link is open: nothing is sent again unasked.
     done: bool,
+    /// `last` holds what opened the link, and takes no more.
+    frozen: bool,
 }
 
 impl Link {
@@ -154,6 +165,7 @@ impl Link {
             video_out: RtpOut::new(random()),
             events: VecDeque::new(),
             transmits: VecDeque::new(),
+            deferred: VecDeque::new(),
             queued_rtp: 0,
             queued_messages: 0,
             queued_message_bytes: 0,
@@ -365,9 +377,9 @@ impl Link {
     }
 
     fn feed(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr, data: &[u8]) {
-        let dtls = (20..=63).contains(&data[0]);
-        if dtls {
-            self.resend.heard(now);
+        if (20..=63).contains(&data[0]) && self.resend.heard(now, data) {
+            self.stats.handshake_resends += self.resend.last.len() as u64;
+            self.transmits.extend(self.resend.last.iter().cloned());
         }
         let _ = self.pc.handle_read(TaggedBytesMut {
             now,
@@ -427,12 +439,18 @@ impl Link {
                 }
                 continue;
             }
+            if !self.deferred.is_empty() && matches!(self.ice, IceState::Connected | IceState::Completed) {
+                self.flush_deferred(now);
+                continue;
+            }
             if kicked {
                 break;
             }
             kicked = true;
             let _ = self.pc.handle_timeout(now);
         }
+        // What the opening itself made the engine write is recorded by now.
+        self.resend.frozen |= self.resend.done;
         self.from_tap();
         self.schedule();
     }
@@ -550,6 +568,7 @@ impl Link {
             }
             RTCPeerConnectionEvent::OnDataChannel(RTCDataChannelEvent::OnOpen(id)) => {
                 self.resend.done = true;
+                self.resend.until = Some(now + RESEND_FOR);
                 self.channel_opened(id);
             }
             RTCPeerConnectionEvent::OnDataChannel(RTCDataChannelEvent::OnClose(id)) => self.channel_closed(id),
@@ -571,7 +590,8 @@ impl Link {
             self.channel_closed(id);
         }
         self.held.clear();
-        self.resend.last.clear();
+        self.deferred.clear();
+        self.resend = Resend::default();
         self.timeout = None;
         if self.ice != IceState::Closed {
             self.ice = IceState::Closed;
@@ -590,7 +610,7 @@ impl Link {
         if first >= 20 {
             self.selected = Some((transmit.local, transmit.remote));
         }
-        if (20..=63).contains(&first) && !self.resend.done {
+        if (20..=63).contains(&first) && !self.resend.frozen {
             self.resend.sent(message.now, transmit.clone());
         }
         self.transmits.push_back(transmit);
@@ -598,11 +618,9 @@ impl Link {
 
     fn resend_if_due(&mut self, now: Instant) {
         if self.resend.until.is_some_and(|until| now >= until) || self.state == LinkState::Failed {
-            self.resend.done = true;
+            self.resend = Resend { done: true, frozen: true, ..Resend::default() };
         }
         if self.resend.done {
-            self.resend.last.clear();
-            self.resend.at = None;
             return;
         }
         if self.resend.at.is_some_and(|at| now >= at) {
@@ -645,12 +663,31 @@ impl Resend {
         }
     }
 
-    fn heard(&mut self, now: Instant) {
+    /// True if the peer sent this before: it is to be answered with what we sent last.
+    fn heard(&mut self, now: Instant, data: &[u8]) -> bool {
+        if self.last.is_empty() {
+            return false;
+        }
+        let mut hasher = std::hash::DefaultHasher::new();
+        hasher.write(data);
+        let hash = hasher.finish();
+        if self.heard.contains(&hash) {
+            let again = self.answered.is_none_or(|at| now.saturating_duration_since(at) >= RESEND_ANSWER);
+            if again {
+                self.answered = Some(now);
+            }
+            return again;
+        }
+        if self.heard.len() == 2 * RESEND_DATAGRAMS {
+            self.heard.pop_front();
+        }
+        self.heard.push_back(hash);
         if self.at.is_some() {
             self.interval = RESEND_FIRST;
             self.rounds = 0;
             self.at = Some(now + RESEND_FIRST);
         }
+        false
     }
 
     /// Three times at the first pace, then slower: on a path of a long round trip the answers are only under way.

@@ -33,16 +33,16 @@ fn spread(loss: f64, seeds: std::ops::Range<u64>) -> Vec<Duration> {
 fn always_opens_at_1_percent_loss() {
     let opens = spread(0.01, 0..200);
     println!("1 %: median {:?}, p90 {:?}, max {:?}", opens[100], opens[180], opens[199]);
-    assert!(opens[100] <= ms(80), "median {:?}", opens[100]);
-    assert!(opens[199] <= ms(1000), "max {:?}", opens[199]);
+    assert!(opens[100] <= ms(100), "median {:?}", opens[100]);
+    assert!(opens[199] <= ms(400), "max {:?}", opens[199]);
 }
 
 #[test]
 fn always_opens_at_5_percent_loss() {
     let opens = spread(0.05, 1000..1200);
     println!("5 %: median {:?}, p90 {:?}, max {:?}", opens[100], opens[180], opens[199]);
-    assert!(opens[180] <= ms(500), "p90 {:?}", opens[180]);
-    assert!(opens[199] <= ms(2500), "max {:?}", opens[199]);
+    assert!(opens[180] <= ms(250), "p90 {:?}", opens[180]);
+    assert!(opens[199] <= ms(600), "max {:?}", opens[199]);
 }
 
 #[test]
@@ -187,9 +187,10 @@ fn close_tells_the_peer() {
         pair.settle();
         assert!(matches!(pair.peers[B].events.last(), Some(LinkEvent::State(LinkState::Closed))));
         pair.peers[A].link.close(now);
+        let before = pair.peers[A].link.drops().after_close;
         let b = pair.peers[B].addr;
         let a = pair.peers[A].addr;
         pair.peers[A].link.handle_datagram(now, a, b, &[0x80; 40]);
-        assert_eq!(pair.peers[A].link.drops().after_close, 1);
+        assert_eq!(pair.peers[A].link.drops().after_close, before + 1);
     }
 }

@@ -51,7 +51,7 @@ fn the_first_offer_has_what_a_browser_expects() {
     ] {
         assert!(offer.lines().any(|l| l == line), "{line} is missing in\n{offer}");
     }
-    assert_eq!(offer.lines().filter(|l| *l == "a=sendrecv").count(), 3);
+    assert_eq!(offer.lines().filter(|l| *l == "a=sendrecv").count(), 2);
     assert_eq!(offer.lines().filter(|l| l.starts_with("a=candidate:")).count(), 1, "{offer}");
     assert!(offer.lines().any(|l| l.starts_with("a=ssrc-group:FID ")), "{offer}");
     assert!(offer.contains(&format!("a=fingerprint:sha-256 {}", certificate().fingerprint())));
@@ -184,8 +184,9 @@ fn an_ice_restart_moves_the_link_from_either_side() {
                 pair.send(side, MessageKind::Text, b"x");
             }
             let done = |p: &Pair| p.both_connected() && p.peers.iter().all(|p| p.messages.len() == round + 1);
-            assert!(pair.run_until(Duration::from_secs(5), done), "side {side} round {round}: {:?}", pair.states());
-            assert!(pair.now - start < ms(1500), "side {side} round {round}: {:?}", pair.now - start);
+            let took = pair.run_until(Duration::from_secs(5), done);
+            assert!(took, "side {side} round {round}: {:?}", pair.states());
+            assert!(pair.now - start < ms(300), "side {side} round {round}: {:?}", pair.now - start);
             // Media after the restart, both ways.
             let mut random = Random::new(1);
             let now = pair.instant();
