@@ -47,7 +47,12 @@ impl Pair {
             while let Some(transmit) = self.links[from].poll_transmit() {
                 any = true;
                 if transmit.remote == self.addrs[1 - from] {
-                    self.links[1 - from].handle_datagram(self.now, transmit.remote, transmit.local, &transmit.data);
+                    self.links[1 - from].handle_datagram(
+                        self.now,
+                        transmit.remote,
+                        transmit.local,
+                        &transmit.data,
+                    );
                 }
             }
             while let Some(event) = self.links[from].poll_event() {
@@ -114,7 +119,9 @@ fn throughput(c: &mut Criterion) {
         pair.connect();
         let (message, total) = (vec![7u8; size], 8 << 20);
         group.throughput(Throughput::Bytes(total as u64));
-        group.bench_function(format!("{} KiB", size / 1024), |b| b.iter(|| pair.transfer(black_box(&message), total)));
+        group.bench_function(format!("{} KiB", size / 1024), |b| {
+            b.iter(|| pair.transfer(black_box(&message), total))
+        });
     }
     group.finish();
 }

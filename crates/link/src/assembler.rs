@@ -188,7 +188,11 @@ impl VideoAssembler {
     fn give_up(&mut self) {
         self.stats.gaps += 1;
         let after = self.next.take();
-        let key = self.packets.iter().find(|(n, h)| after.is_none_or(|a| **n > a) && h.key_start()).map(|(n, _)| *n);
+        let key = self
+            .packets
+            .iter()
+            .find(|(n, h)| after.is_none_or(|a| **n > a) && h.key_start())
+            .map(|(n, _)| *n);
         let keep = match key {
             Some(key) => self.packets.split_off(&key),
             None => BTreeMap::new(),
@@ -272,7 +276,8 @@ impl VideoAssembler {
             timestamp = held.packet.timestamp;
             let Some(piece) = held.piece else { continue };
             // VP8 and VP9 tell it at the start; for H.264 any slice tells it.
-            key |= piece.key_start && self.codec != VideoCodec::H264 || piece.key && self.codec == VideoCodec::H264;
+            key |= piece.key_start && self.codec != VideoCodec::H264
+                || piece.key && self.codec == VideoCodec::H264;
             whole &= append(self.codec, &held.packet.payload, piece.skip, &mut fragment, &mut data).is_some();
         }
         self.next = Some(last + 1);
@@ -299,7 +304,8 @@ impl VideoAssembler {
     /// True if something newer has been waiting for too long.
     fn overdue(&self, start: u64) -> bool {
         let current = self.packets.get(&start).map(|h| h.packet.timestamp);
-        let newer = self.packets.values().filter(|h| h.piece.is_some() && Some(h.packet.timestamp) != current);
+        let newer =
+            self.packets.values().filter(|h| h.piece.is_some() && Some(h.packet.timestamp) != current);
         let oldest = newer.map(|h| h.packet.received).min();
         matches!((oldest, self.now), (Some(oldest), Some(now)) if now.saturating_duration_since(oldest) > self.deadline)
     }

@@ -41,8 +41,10 @@ pub(crate) fn parse(line: &str) -> Result<Line, LinkError> {
     if !typ.eq_ignore_ascii_case("typ") {
         return Err(LinkError::BadCandidate("no 'typ'"));
     }
-    let component: u16 = component.parse().map_err(|_| LinkError::BadCandidate("a component that is no number"))?;
-    let priority: u32 = priority.parse().map_err(|_| LinkError::BadCandidate("a priority that is no number"))?;
+    let component: u16 =
+        component.parse().map_err(|_| LinkError::BadCandidate("a component that is no number"))?;
+    let priority: u32 =
+        priority.parse().map_err(|_| LinkError::BadCandidate("a priority that is no number"))?;
     let port: u16 = port.parse().map_err(|_| LinkError::BadCandidate("a port that is no number"))?;
     let kind = match *kind {
         "host" => CandidateKind::Host,
@@ -63,7 +65,8 @@ pub(crate) fn parse(line: &str) -> Result<Line, LinkError> {
     if address.len() > 6 && address.to_ascii_lowercase().ends_with(".local") {
         return Ok(Line::Mdns);
     }
-    let ip: IpAddr = address.parse().map_err(|_| LinkError::BadCandidate("an address that is no IP address"))?;
+    let ip: IpAddr =
+        address.parse().map_err(|_| LinkError::BadCandidate("an address that is no IP address"))?;
     if port == 0 || ip.is_unspecified() || ip.is_multicast() {
         return Err(LinkError::BadCandidate("an address that can't be sent to"));
     }

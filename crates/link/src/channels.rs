@@ -96,7 +96,13 @@ impl Link {
         }
     }
 
-    fn engine_send(&mut self, now: Instant, channel: usize, kind: MessageKind, data: &[u8]) -> Result<(), LinkError> {
+    fn engine_send(
+        &mut self,
+        now: Instant,
+        channel: usize,
+        kind: MessageKind,
+        data: &[u8],
+    ) -> Result<(), LinkError> {
         let mut engine = self.pc.data_channel(channel).ok_or(LinkError::ChannelNotOpen)?;
         match kind {
             MessageKind::Binary => engine.send(now, BytesMut::from(data))?,
@@ -151,7 +157,14 @@ impl Link {
         }
         channel.open = true;
         let mode = channel.mode;
-        self.events.push_back(LinkEvent::ChannelOpen { id: ChannelId(id), label, protocol, ordered, ours, mode });
+        self.events.push_back(LinkEvent::ChannelOpen {
+            id: ChannelId(id),
+            label,
+            protocol,
+            ordered,
+            ours,
+            mode,
+        });
     }
 
     pub(crate) fn channel_closed(&mut self, id: usize) {

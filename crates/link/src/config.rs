@@ -77,11 +77,8 @@ impl Certificate {
     pub fn generate() -> Result<Self, LinkError> {
         let provider = rtc::crypto::default_provider().map_err(|e| LinkError::Engine(e.to_string()))?;
         let crypto = provider.crypto();
-        let inner = RTCCertificate::generate(
-            crypto,
-            SignatureScheme::EcdsaP256Sha256,
-            CertificateParams::default(),
-        )?;
+        let inner =
+            RTCCertificate::generate(crypto, SignatureScheme::EcdsaP256Sha256, CertificateParams::default())?;
         let fingerprint = inner
             .get_fingerprints(crypto)?
             .into_iter()

@@ -120,7 +120,13 @@ fn h264(payload: &[u8]) -> Option<Piece> {
 }
 
 /// Puts the media of one payload behind what the frame has so far. `None` if the pieces don't fit together.
-pub(crate) fn append(codec: VideoCodec, payload: &[u8], skip: usize, in_fragment: &mut bool, out: &mut Vec<u8>) -> Option<()> {
+pub(crate) fn append(
+    codec: VideoCodec,
+    payload: &[u8],
+    skip: usize,
+    in_fragment: &mut bool,
+    out: &mut Vec<u8>,
+) -> Option<()> {
     if codec != VideoCodec::H264 {
         out.extend_from_slice(payload.get(skip..)?);
         return Some(());

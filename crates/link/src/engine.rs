@@ -66,7 +66,11 @@ pub(crate) fn build(
     let window = (config.socket_buffer_bytes / 2).clamp(2 * config.max_message_size.max(128 * 1024), 2 << 20);
     let setting = SettingEngineBuilder::new()
         .with_ice_connection_attempts(Some(Duration::from_millis(20)), Some(2000))
-        .with_ice_timeouts(Some(config.ice_disconnected), Some(config.ice_failed), Some(Duration::from_secs(2)))
+        .with_ice_timeouts(
+            Some(config.ice_disconnected),
+            Some(config.ice_failed),
+            Some(Duration::from_secs(2)),
+        )
         .with_host_acceptance_min_wait(Some(Duration::ZERO))
         .with_srflx_acceptance_min_wait(Some(Duration::ZERO))
         .with_prflx_acceptance_min_wait(Some(Duration::ZERO))
@@ -77,7 +81,8 @@ pub(crate) fn build(
         .with_sctp_max_message_size(SctpMaxMessageSize::Bounded(config.max_message_size as u32))
         .with_sctp_max_receive_buffer_size(window as u32)
         .build();
-    let configuration = RTCConfigurationBuilder::new().with_certificates(vec![certificate.inner.clone()]).build();
+    let configuration =
+        RTCConfigurationBuilder::new().with_certificates(vec![certificate.inner.clone()]).build();
     Ok(RTCPeerConnectionBuilder::new()
         .with_configuration(configuration)
         .with_media_engine(media)
@@ -96,7 +101,10 @@ fn register(media: &mut MediaEngine, config: &LinkConfig) -> Result<(), LinkErro
                 sdp_fmtp_line: fmtp.to_owned(),
                 rtcp_feedback: feedback
                     .iter()
-                    .map(|(typ, parameter)| RTCPFeedback { typ: (*typ).into(), parameter: (*parameter).into() })
+                    .map(|(typ, parameter)| RTCPFeedback {
+                        typ: (*typ).into(),
+                        parameter: (*parameter).into(),
+                    })
                     .collect(),
             },
             payload_type,
@@ -116,13 +124,16 @@ fn register(media: &mut MediaEngine, config: &LinkConfig) -> Result<(), LinkErro
         };
         media.register_codec(codec(mime, 90000, 0, fmtp, &feedback, payload_type), RtpCodecKind::Video)?;
         let apt = format!("apt={payload_type}");
-        media.register_codec(codec("video/rtx", 90000, 0, &apt, &[], payload_type + 1), RtpCodecKind::Video)?;
+        media
+            .register_codec(codec("video/rtx", 90000, 0, &apt, &[], payload_type + 1), RtpCodecKind::Video)?;
     }
-    for uri in
-        [rtc::sdp::extmap::SDES_MID_URI, rtc::sdp::extmap::TRANSPORT_CC_URI].map(str::to_owned)
-    {
+    for uri in [rtc::sdp::extmap::SDES_MID_URI, rtc::sdp::extmap::TRANSPORT_CC_URI].map(str::to_owned) {
         for kind in [RtpCodecKind::Audio, RtpCodecKind::Video] {
-            media.register_header_extension(RTCRtpHeaderExtensionCapability { uri: uri.clone() }, kind, None)?;
+            media.register_header_extension(
+                RTCRtpHeaderExtensionCapability { uri: uri.clone() },
+                kind,
+                None,
+            )?;
         }
     }
     Ok(())

@@ -26,6 +26,7 @@ mod media;
 mod nack;
 mod negotiate;
 mod packetize;
+mod resend;
 mod sdp;
 mod stats;
 mod tap;

@@ -7,10 +7,11 @@ use crate::engine::{self, Ssrcs};
 use crate::error::LinkError;
 use crate::event::{IceState, LinkEvent, LinkState, MediaKind, MessageKind, Negotiated, RtpIn, Transmit};
 use crate::media::RtpOut;
+use crate::resend::{RESEND_AFTER_CONNECT, RESEND_FOR, Resend};
 use crate::sdp::Slot;
 use crate::sdp::remote::RemoteCodec;
-use crate::stats::{CandidateKind, Drops, LinkStats, SelectedPair};
-use crate::tap::{self, RESEND_AFTER_CONNECT, Shared};
+use crate::stats::{Drops, LinkStats};
+use crate::tap::{self, Shared};
 use bytes::{Bytes, BytesMut};
 use rtc::peer_connection::RTCPeerConnection;
 use rtc::peer_connection::event::{RTCDataChannelEvent, RTCPeerConnectionEvent};
@@ -20,13 +21,11 @@ use rtc::peer_connection::transport::{RTCDtlsTransportState, RTCIceCandidateInit
 use rtc::rtp_transceiver::RTCRtpSenderId;
 use rtc::sansio::Protocol;
 use rtc::shared::{TaggedBytesMut, TransportContext, TransportProtocol};
-use rtc::statistics::StatsSelector;
-use rtc::statistics::report::RTCStatsReportEntry;
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, Hasher};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Datagrams that wait for ICE (driver rule D2).
 pub const MAX_HELD_DATAGRAMS: usize = 32;
@@ -39,13 +38,6 @@ const MAX_QUEUED_MESSAGES: usize = 256;
 const MAX_QUEUED_MESSAGE_BYTES: usize = 8 << 20;
 pub(crate) const MAX_QUEUED_TRANSMITS: usize = 8192;
 const MAX_LOCAL_CANDIDATES: usize = 32;
-
-const RESEND_FIRST: Duration = Duration::from_millis(30);
-/// The least time between two answers to what the peer sent again.
-const RESEND_ANSWER: Duration = Duration::from_millis(20);
-const RESEND_MOST: Duration = Duration::from_millis(250);
-const RESEND_DATAGRAMS: usize = 6;
-const RESEND_FOR: Duration = Duration::from_secs(5);
 
 /// One link to one peer. See the crate's documentation for its life.
 pub struct Link {
@@ -95,26 +87,7 @@ pub struct Link {
     resend: Resend,
     timeout: Option<Instant>,
     now: Instant,
-    selected: Option<(SocketAddr, SocketAddr)>,
-}
-
-/// Driver rule D3: the last DTLS datagrams, sent again while the peer is silent before the link is open, and for a while
-/// after that when the peer does the same, because then it lacks the last ones.
-#[derive(Default)]
-struct Resend {
-    last: VecDeque<Transmit>,
-    /// Hashes of the last DTLS datagrams in.
-    heard: VecDeque<u64>,
-    at: Option<Instant>,
-    interval: Duration,
-    rounds: u32,
-    answered: Option<Instant>,
-    /// When to stop though nothing opened.
-    until: Option<Instant>,
-    /// The link is open: nothing is sent again unasked.
-    done: bool,
-    /// `last` holds what opened the link, and takes no more.
-    frozen: bool,
+    pub(crate) selected: Option<(SocketAddr, SocketAddr)>,
 }
 
 impl Link {
@@ -313,46 +286,6 @@ impl Link {
         self.finish();
     }
 
-    /// Counters. Reads the engine's statistics for the round trip, so not for every packet.
-    pub fn stats(&mut self, now: Instant) -> LinkStats {
-        let mut out = self.stats.clone();
-        let shared = tap::lock(&self.shared);
-        (out.audio_in, out.video_in) = (shared.audio_in.stats, shared.video_in.stats);
-        out.video_in.plis_sent = self.stats.video_in.plis_sent;
-        for (to, from, sent) in [
-            (&mut out.audio_out, shared.audio_out, self.stats.audio_out),
-            (&mut out.video_out, shared.video_out, self.stats.video_out),
-        ] {
-            *to = from;
-            (to.packets, to.bytes) = (sent.packets, sent.bytes);
-        }
-        out.drops.nack_limited = shared.nack_limited;
-        out.drops.rtp_unknown += shared.rtp_unknown;
-        drop(shared);
-        out.selected = self.selected.map(|(local, remote)| SelectedPair {
-            local,
-            local_kind: CandidateKind::Host,
-            remote,
-            remote_kind: self
-                .remote_candidates
-                .iter()
-                .find(|c| c.addr == remote)
-                .map_or(CandidateKind::PeerReflexive, |c| c.kind),
-        });
-        if self.state != LinkState::Closed && self.selected.is_some() {
-            let report = self.pc.get_stats(now, StatsSelector::None);
-            out.round_trip = report.iter().find_map(|entry| match entry {
-                RTCStatsReportEntry::IceCandidatePair(pair)
-                    if pair.nominated && pair.current_round_trip_time > 0.0 =>
-                {
-                    Duration::try_from_secs_f64(pair.current_round_trip_time).ok()
-                }
-                _ => None,
-            });
-        }
-        out
-    }
-
     /// Drops so far, without asking the engine.
     pub fn drops(&self) -> Drops {
         self.stats.drops
@@ -451,11 +384,11 @@ impl Link {
         }
         // What the opening itself made the engine write is recorded by now.
         self.resend.frozen |= self.resend.done;
-        self.from_tap();
+        self.read_tap();
         self.schedule();
     }
 
-    fn from_tap(&mut self) {
+    fn read_tap(&mut self) {
         let mut shared = tap::lock(&self.shared);
         let keyframe = std::mem::take(&mut shared.keyframe_requested);
         let reports = std::mem::take(&mut shared.sender_reports);
@@ -571,7 +504,9 @@ impl Link {
                 self.resend.until = Some(now + RESEND_FOR);
                 self.channel_opened(id);
             }
-            RTCPeerConnectionEvent::OnDataChannel(RTCDataChannelEvent::OnClose(id)) => self.channel_closed(id),
+            RTCPeerConnectionEvent::OnDataChannel(RTCDataChannelEvent::OnClose(id)) => {
+                self.channel_closed(id)
+            }
             _ => {}
         }
     }
@@ -591,7 +526,7 @@ impl Link {
         }
         self.held.clear();
         self.deferred.clear();
-        self.resend = Resend::default();
+        self.resend = Resend::over();
         self.timeout = None;
         if self.ice != IceState::Closed {
             self.ice = IceState::Closed;
@@ -618,7 +553,7 @@ impl Link {
 
     fn resend_if_due(&mut self, now: Instant) {
         if self.resend.until.is_some_and(|until| now >= until) || self.state == LinkState::Failed {
-            self.resend = Resend { done: true, frozen: true, ..Resend::default() };
+            self.resend = Resend::over();
         }
         if self.resend.done {
             return;
@@ -648,55 +583,6 @@ impl Link {
             sender.and_then(|id| self.pc.rtp_sender(id)?.transport().map(|t| t.state()))
         };
         matches!(state, Some(RTCDtlsTransportState::Closed | RTCDtlsTransportState::Failed))
-    }
-}
-
-impl Resend {
-    fn sent(&mut self, now: Instant, transmit: Transmit) {
-        if self.last.len() == RESEND_DATAGRAMS {
-            self.last.pop_front();
-        }
-        self.last.push_back(transmit);
-        if self.at.is_none() {
-            self.interval = RESEND_FIRST;
-            self.at = Some(now + RESEND_FIRST);
-        }
-    }
-
-    /// True if the peer sent this before: it is to be answered with what we sent last.
-    fn heard(&mut self, now: Instant, data: &[u8]) -> bool {
-        if self.last.is_empty() {
-            return false;
-        }
-        let mut hasher = std::hash::DefaultHasher::new();
-        hasher.write(data);
-        let hash = hasher.finish();
-        if self.heard.contains(&hash) {
-            let again = self.answered.is_none_or(|at| now.saturating_duration_since(at) >= RESEND_ANSWER);
-            if again {
-                self.answered = Some(now);
-            }
-            return again;
-        }
-        if self.heard.len() == 2 * RESEND_DATAGRAMS {
-            self.heard.pop_front();
-        }
-        self.heard.push_back(hash);
-        if self.at.is_some() {
-            self.interval = RESEND_FIRST;
-            self.rounds = 0;
-            self.at = Some(now + RESEND_FIRST);
-        }
-        false
-    }
-
-    /// Three times at the first pace, then slower: on a path of a long round trip the answers are only under way.
-    fn again(&mut self, now: Instant) {
-        self.rounds += 1;
-        if self.rounds > 3 {
-            self.interval = (self.interval * 3 / 2).min(RESEND_MOST);
-        }
-        self.at = Some(now + self.interval);
     }
 }
 

@@ -124,7 +124,12 @@ impl Link {
 impl RtpOut {
     pub fn new(random: u64) -> Self {
         // The first number is kept in the lower half: SRTP would count a wrap among the first lost packets wrongly.
-        Self { sequence: random as u16 & 0x7fff, offset: (random >> 16) as u32, picture: (random >> 48) as u16, ends_us: None }
+        Self {
+            sequence: random as u16 & 0x7fff,
+            offset: (random >> 16) as u32,
+            picture: (random >> 48) as u16,
+            ends_us: None,
+        }
     }
 
     fn next(&mut self) -> u16 {

@@ -54,7 +54,8 @@ impl Link {
             return Err(LinkError::WrongState("an offer while our own is unanswered"));
         }
         let remote = Judge { config: &self.config, answer: false, slots: &self.slots }.read(sdp)?;
-        let offer = RTCSessionDescription::offer(remote.engine.clone()).map_err(|_| LinkError::BadSdp("unreadable"))?;
+        let offer = RTCSessionDescription::offer(remote.engine.clone())
+            .map_err(|_| LinkError::BadSdp("unreadable"))?;
         if !self.established && remote.setup == Setup::Passive {
             self.rebuild(now, true)?;
         }
@@ -66,8 +67,10 @@ impl Link {
             Err(error) => return Err(self.undo_remote(now, &error)),
         };
         // Roles are fixed by the first exchange; later answers repeat them (RFC 8842, section 5.3).
-        let setup = *self.setup.get_or_insert(if remote.setup == Setup::Passive { "active" } else { "passive" });
-        let direction = |m: &Option<RemoteMedia>| m.as_ref().map_or(Direction::BOTH, |m| m.direction.reversed());
+        let setup =
+            *self.setup.get_or_insert(if remote.setup == Setup::Passive { "active" } else { "passive" });
+        let direction =
+            |m: &Option<RemoteMedia>| m.as_ref().map_or(Direction::BOTH, |m| m.direction.reversed());
         let (audio, video) = (direction(&remote.audio), direction(&remote.video));
         let answer = self.write_local(&text, &remote.slots, setup, audio, video)?;
         self.agree(now, remote);
@@ -91,7 +94,8 @@ impl Link {
         if self.setup.is_some_and(|s| s != setup) {
             return Err(LinkError::BadSdp("the answer changes the DTLS roles"));
         }
-        let answer = RTCSessionDescription::answer(remote.engine.clone()).map_err(|_| LinkError::BadSdp("unreadable"))?;
+        let answer = RTCSessionDescription::answer(remote.engine.clone())
+            .map_err(|_| LinkError::BadSdp("unreadable"))?;
         // The engine binds its NACK responder and sender reports to the codec that the track names by now.
         for (media, sender, video) in
             [(&remote.audio, self.audio_sender, false), (&remote.video, self.video_sender, true)]
@@ -192,10 +196,12 @@ impl Link {
 
     fn prepare_first_offer(&mut self) -> Result<(), LinkError> {
         if self.config.audio && self.audio_sender.is_none() {
-            self.audio_sender = Some(self.pc.add_track(engine::track(&self.config, self.ssrcs, false, None))?);
+            self.audio_sender =
+                Some(self.pc.add_track(engine::track(&self.config, self.ssrcs, false, None))?);
         }
         if self.config.video && self.video_sender.is_none() {
-            self.video_sender = Some(self.pc.add_track(engine::track(&self.config, self.ssrcs, true, None))?);
+            self.video_sender =
+                Some(self.pc.add_track(engine::track(&self.config, self.ssrcs, true, None))?);
         }
         if let Some(mode) = self.config.data
             && self.data_channel.is_none()
@@ -216,7 +222,8 @@ impl Link {
             if let Some(codec) = media.as_ref().and_then(|m| m.codecs.first())
                 && sender.is_none()
             {
-                let id = self.pc.add_track(engine::track(&self.config, self.ssrcs, video, Some(codec.codec)))?;
+                let id =
+                    self.pc.add_track(engine::track(&self.config, self.ssrcs, video, Some(codec.codec)))?;
                 *(if video { &mut self.video_sender } else { &mut self.audio_sender }) = Some(id);
             }
         }
@@ -293,8 +300,11 @@ impl Link {
         n.peer_audio = remote.peer_audio;
         let video_codecs = remote.video.as_ref().map(|v| v.codecs.clone()).unwrap_or_default();
         n.video = if recv(&remote.video) { video_codecs.first().and_then(|c| c.codec) } else { None };
-        n.video_receive =
-            if send(&remote.video) { video_codecs.iter().filter_map(|c| c.codec).collect() } else { Vec::new() };
+        n.video_receive = if send(&remote.video) {
+            video_codecs.iter().filter_map(|c| c.codec).collect()
+        } else {
+            Vec::new()
+        };
         n.data = remote.data.is_some();
         n.max_message_size = remote.data.unwrap_or(0).min(self.config.max_message_size);
         self.audio_codec = remote.audio.as_ref().and_then(|a| a.codecs.first().cloned());
@@ -304,16 +314,11 @@ impl Link {
         shared.apt = video_codecs.iter().filter_map(|c| Some((c.rtx?, c.payload_type))).collect();
         shared.video_types = video_codecs.iter().map(|c| c.payload_type).collect();
         shared.audio_types = self.audio_codec.iter().map(|c| c.payload_type).collect();
-        if let Some(ssrc) = remote.audio.as_ref().and_then(|a| a.ssrc) {
-            shared.remote_audio = Some(ssrc);
+        shared
+            .declare(remote.audio.as_ref().and_then(|a| a.ssrc), remote.video.as_ref().and_then(|v| v.ssrc));
+        if let Some(video) = remote.video.as_ref().filter(|v| v.ssrc.is_some()) {
+            shared.remote_rtx = video.rtx_ssrc;
         }
-        if let Some(ssrc) = remote.video.as_ref().and_then(|v| v.ssrc) {
-            if shared.remote_video.is_some_and(|old| old != ssrc) {
-                shared.reset_video_stream();
-            }
-            shared.remote_video = Some(ssrc);
-        }
-        shared.remote_rtx = remote.video.as_ref().and_then(|v| v.rtx_ssrc);
         drop(shared);
         if self.remote_ufrag != remote.ufrag {
             self.remote_ufrag = remote.ufrag;

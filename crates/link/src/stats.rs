@@ -1,7 +1,12 @@
 //! Counters of a link.
 
+use crate::event::LinkState;
+use crate::link::Link;
+use crate::tap;
+use rtc::statistics::StatsSelector;
+use rtc::statistics::report::RTCStatsReportEntry;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Where a link stands. Counts are since the link was made.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -129,4 +134,46 @@ pub struct Drops {
     pub nack_limited: u64,
     /// Channels refused because the peer opened too many.
     pub channel_limit: u64,
+}
+
+impl Link {
+    /// Counters. Reads the engine's statistics for the round trip, so not for every packet.
+    pub fn stats(&mut self, now: Instant) -> LinkStats {
+        let mut out = self.stats.clone();
+        let shared = tap::lock(&self.shared);
+        (out.audio_in, out.video_in) = (shared.audio_in.stats, shared.video_in.stats);
+        out.video_in.plis_sent = self.stats.video_in.plis_sent;
+        for (to, from, sent) in [
+            (&mut out.audio_out, shared.audio_out, self.stats.audio_out),
+            (&mut out.video_out, shared.video_out, self.stats.video_out),
+        ] {
+            *to = from;
+            (to.packets, to.bytes) = (sent.packets, sent.bytes);
+        }
+        out.drops.nack_limited = shared.nack_limited;
+        out.drops.rtp_unknown += shared.rtp_unknown;
+        drop(shared);
+        out.selected = self.selected.map(|(local, remote)| SelectedPair {
+            local,
+            local_kind: CandidateKind::Host,
+            remote,
+            remote_kind: self
+                .remote_candidates
+                .iter()
+                .find(|c| c.addr == remote)
+                .map_or(CandidateKind::PeerReflexive, |c| c.kind),
+        });
+        if self.state != LinkState::Closed && self.selected.is_some() {
+            let report = self.pc.get_stats(now, StatsSelector::None);
+            out.round_trip = report.iter().find_map(|entry| match entry {
+                RTCStatsReportEntry::IceCandidatePair(pair)
+                    if pair.nominated && pair.current_round_trip_time > 0.0 =>
+                {
+                    Duration::try_from_secs_f64(pair.current_round_trip_time).ok()
+                }
+                _ => None,
+            });
+        }
+        out
+    }
 }

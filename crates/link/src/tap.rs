@@ -13,13 +13,15 @@ use rtc::rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication
 use rtc::rtcp::receiver_report::ReceiverReport;
 use rtc::rtcp::reception_report::ReceptionReport;
 use rtc::rtcp::sender_report::SenderReport;
-use rtc::rtcp::transport_feedbacks::transport_layer_nack::{TransportLayerNack, nack_pairs_from_sequence_numbers};
+use rtc::rtcp::transport_feedbacks::transport_layer_nack::{
+    TransportLayerNack, nack_pairs_from_sequence_numbers,
+};
 use rtc::sansio::Protocol;
 use rtc::shared::TransportContext;
 use rtc::shared::error::Error;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Retransmissions a peer may ask for, a second; also the largest burst.
 const RETRANSMIT_RATE: f64 = 2000.0;
@@ -43,6 +45,8 @@ pub(crate) struct Shared {
     pub sender_reports: VecDeque<(MediaKind, u32, u64, u32)>,
     /// Packets of streams whose SSRC was not in the SDP; the engine would drop them.
     pub undeclared: VecDeque<(Instant, rtc::rtp::Packet)>,
+    /// The SSRCs of such streams: audio, video.
+    adopted: [Option<u32>; 2],
     pub audio_in: Inbound,
     pub video_in: Inbound,
     pub audio_out: OutboundStats,
@@ -91,6 +95,7 @@ impl Shared {
             keyframe_requested: false,
             sender_reports: VecDeque::new(),
             undeclared: VecDeque::new(),
+            adopted: [None; 2],
             audio_in: Inbound::default(),
             video_in: Inbound::default(),
             audio_out: OutboundStats::default(),
@@ -103,14 +108,28 @@ impl Shared {
         }
     }
 
-    /// The peer's streams changed: what was missing in the old ones is no longer wanted.
-    pub fn reset_video_stream(&mut self) {
-        self.nack = NackTracker::default();
-        self.video_in.restart();
+    /// The SSRCs of the peer's SDP. What was missing in an old video stream is no longer wanted.
+    pub fn declare(&mut self, audio: Option<u32>, video: Option<u32>) {
+        if audio.is_some() {
+            self.remote_audio = audio;
+            self.adopted[0] = None;
+        }
+        if video.is_some() {
+            if self.remote_video.is_some() && self.remote_video != video {
+                self.nack = NackTracker::default();
+                self.video_in.restart();
+            }
+            self.remote_video = video;
+            self.adopted[1] = None;
+        }
     }
 
     fn rtp(&mut self, now: Instant, packet: &mut rtc::rtp::Packet) -> bool {
         let mut retransmitted = false;
+        let undeclared = self.adopted[1].is_some() && self.remote_rtx.is_none();
+        if undeclared && self.apt.iter().any(|(rtx, _)| *rtx == packet.header.payload_type) {
+            self.remote_rtx = Some(packet.header.ssrc);
+        }
         if self.remote_rtx == Some(packet.header.ssrc) {
             let apt = self.apt.iter().find(|(rtx, _)| *rtx == packet.header.payload_type).map(|(_, pt)| *pt);
             let (Some(pt), Some(video)) = (apt, self.remote_video) else { return true };
@@ -127,18 +146,18 @@ impl Shared {
         }
         let header = &packet.header;
         let (ssrc, pt) = (header.ssrc, header.payload_type);
-        let mut undeclared = false;
         if Some(ssrc) != self.remote_audio && Some(ssrc) != self.remote_video {
             // A peer that names no SSRC in its SDP: the payload type tells the kind, the first stream of a kind is it.
             if self.remote_audio.is_none() && self.audio_types.contains(&pt) {
                 self.remote_audio = Some(ssrc);
+                self.adopted[0] = Some(ssrc);
             } else if self.remote_video.is_none() && self.video_types.contains(&pt) {
                 self.remote_video = Some(ssrc);
+                self.adopted[1] = Some(ssrc);
             } else {
                 self.rtp_unknown += 1;
                 return true;
             }
-            undeclared = true;
         }
         let (track, clock) = if Some(ssrc) == self.remote_video {
             self.nack.received(header.sequence_number, now);
@@ -146,8 +165,15 @@ impl Shared {
         } else {
             (&mut self.audio_in, 48_000.0)
         };
-        track.received(now, header.sequence_number, header.timestamp, packet.payload.len(), clock, retransmitted);
-        !undeclared
+        track.received(
+            now,
+            header.sequence_number,
+            header.timestamp,
+            packet.payload.len(),
+            clock,
+            retransmitted,
+        );
+        !self.adopted.contains(&Some(ssrc))
     }
 
     fn rtcp(&mut self, now: Instant, packets: &mut Vec<Box<dyn rtc::rtcp::Packet>>) {
@@ -339,5 +365,106 @@ impl Interceptor for Tap {
     fn unbind_remote_stream(&mut self, _info: &StreamInfo) {}
 }
 
-/// How long a link without a data channel goes on resending its last DTLS flight after it connected.
-pub(crate) const RESEND_AFTER_CONNECT: Duration = Duration::from_millis(500);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rtc::rtcp::payload_feedbacks::full_intra_request::FirEntry;
+    use rtc::rtcp::transport_feedbacks::transport_layer_nack::NackPair;
+    use std::time::Duration;
+
+    const VIDEO: u32 = 22;
+
+    fn tap(now: Instant) -> (Tap, Arc<Mutex<Shared>>) {
+        let shared = Arc::new(Mutex::new(Shared::new(now, 11, VIDEO)));
+        (Tap::new(shared.clone()), shared)
+    }
+
+    fn feed(tap: &mut Tap, now: Instant, packet: Packet) -> Option<TaggedPacket> {
+        let message = AttributedPacket::new(packet);
+        tap.handle_read(TaggedPacket { now, transport: TransportContext::default(), message })
+            .expect("taken");
+        tap.poll_read()
+    }
+
+    fn rtp(ssrc: u32, payload_type: u8, sequence_number: u16, payload: &'static [u8]) -> Packet {
+        let header =
+            rtc::rtp::Header { version: 2, ssrc, payload_type, sequence_number, ..Default::default() };
+        Packet::Rtp(rtc::rtp::Packet { header, payload: payload.into() })
+    }
+
+    #[test]
+    fn a_request_behind_an_empty_receiver_report_is_seen() {
+        let now = Instant::now();
+        let (mut tap, shared) = tap(now);
+        let pli = PictureLossIndication { sender_ssrc: 1, media_ssrc: VIDEO };
+        feed(&mut tap, now, Packet::Rtcp(vec![Box::new(ReceiverReport::default()), Box::new(pli)]));
+        assert!(std::mem::take(&mut lock(&shared).keyframe_requested));
+        let fir = FullIntraRequest {
+            sender_ssrc: 1,
+            media_ssrc: 0,
+            fir: vec![FirEntry { ssrc: VIDEO, sequence_number: 1 }],
+        };
+        feed(&mut tap, now, Packet::Rtcp(vec![Box::new(fir)]));
+        assert!(std::mem::take(&mut lock(&shared).keyframe_requested));
+        let other = PictureLossIndication { sender_ssrc: 1, media_ssrc: 99 };
+        feed(&mut tap, now, Packet::Rtcp(vec![Box::new(other)]));
+        let shared = lock(&shared);
+        assert!(!shared.keyframe_requested);
+        assert_eq!((shared.video_out.plis_received, shared.video_out.firs_received), (1, 1));
+    }
+
+    #[test]
+    fn nacks_over_the_rate_are_taken_out() {
+        let now = Instant::now();
+        let (mut tap, shared) = tap(now);
+        let pair = NackPair { packet_id: 1, lost_packets: 0xffff };
+        let nack = || TransportLayerNack { sender_ssrc: 1, media_ssrc: VIDEO, nacks: vec![pair; 50] };
+        let passed =
+            (0..10).filter(|_| feed(&mut tap, now, Packet::Rtcp(vec![Box::new(nack())])).is_some()).count();
+        assert_eq!(passed, 2, "850 packets each, 2000 at once");
+        assert_eq!(lock(&shared).nack_limited, 8 * 850);
+        let later = now + Duration::from_secs(1);
+        assert!(feed(&mut tap, later, Packet::Rtcp(vec![Box::new(nack())])).is_some());
+    }
+
+    #[test]
+    fn retransmissions_come_under_their_own_number() {
+        let now = Instant::now();
+        let (mut tap, shared) = tap(now);
+        {
+            let mut shared = lock(&shared);
+            (shared.remote_video, shared.remote_rtx) = (Some(5), Some(6));
+            shared.apt = vec![(97, 96)];
+        }
+        feed(&mut tap, now, rtp(5, 96, 10, b"x"));
+        feed(&mut tap, now, rtp(5, 96, 12, b"x"));
+        assert_eq!(lock(&shared).video_in.stats.lost, 1);
+        let back = feed(&mut tap, now, rtp(6, 97, 900, &[0, 11, 7, 7])).expect("passed on");
+        let Packet::Rtp(packet) = back.message.packet else { panic!("not RTP") };
+        assert_eq!(
+            (packet.header.ssrc, packet.header.sequence_number, packet.header.payload_type),
+            (5, 11, 96)
+        );
+        assert_eq!(&packet.payload[..], [7, 7]);
+        let stats = lock(&shared).video_in.stats;
+        assert_eq!((stats.lost, stats.retransmitted, stats.packets), (0, 1, 3));
+        assert!(lock(&shared).nack.timeout().is_none());
+        // Probing with padding stays what it is.
+        let probe = feed(&mut tap, now, rtp(6, 97, 901, b"")).expect("passed on");
+        assert!(matches!(probe.message.packet, Packet::Rtp(p) if p.header.ssrc == 6));
+    }
+
+    #[test]
+    fn a_stream_without_an_ssrc_in_the_sdp_is_told_by_its_payload_type() {
+        let now = Instant::now();
+        let (mut tap, shared) = tap(now);
+        lock(&shared).video_types = vec![96];
+        assert!(feed(&mut tap, now, rtp(77, 96, 1, b"x")).is_none(), "the engine has no place for it");
+        assert_eq!(lock(&shared).undeclared.len(), 1);
+        assert_eq!(lock(&shared).remote_video, Some(77));
+        for n in 0..1000 {
+            feed(&mut tap, now, rtp(78, 96, n, b"x"));
+        }
+        assert_eq!(lock(&shared).rtp_unknown, 1000);
+    }
+}

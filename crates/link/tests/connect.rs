@@ -105,7 +105,10 @@ fn any_one_lost_handshake_datagram_costs_little() {
                 !(handshake && seen == lost + 1)
             }));
             pair.negotiate(A, false);
-            assert!(pair.run_until(Duration::from_secs(30), |p| p.both_open()), "side {side}, datagram {lost}");
+            assert!(
+                pair.run_until(Duration::from_secs(30), |p| p.both_open()),
+                "side {side}, datagram {lost}"
+            );
             let open = pair.peers.iter().filter_map(|p| p.open_at).max().expect("open");
             assert!(open < ms(150), "side {side}, datagram {lost}: {open:?}");
         }
@@ -132,7 +135,11 @@ fn connects_without_a_data_section() {
     for seed in 0..20 {
         let mut pair = Pair::new(seed, Path::lossy(ms(5), 0.05), media.clone(), media.clone());
         pair.negotiate(A, false);
-        assert!(pair.run_until(Duration::from_secs(10), |p| p.both_connected()), "seed {seed}: {:?}", pair.states());
+        assert!(
+            pair.run_until(Duration::from_secs(10), |p| p.both_connected()),
+            "seed {seed}: {:?}",
+            pair.states()
+        );
         assert!(pair.now < Duration::from_secs(3), "seed {seed}: {:?}", pair.now);
         assert!(!pair.peers[A].link.negotiated().data);
     }

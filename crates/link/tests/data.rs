@@ -42,7 +42,8 @@ fn messages_arrive_whole_and_in_order_under_loss() {
 #[test]
 fn nothing_sent_at_once_on_open_is_lost() {
     for seed in 0..50 {
-        let mut pair = Pair::new(seed, Path { jitter: ms(2), ..Path::clean(ms(1)) }, data_only(), data_only());
+        let mut pair =
+            Pair::new(seed, Path { jitter: ms(2), ..Path::clean(ms(1)) }, data_only(), data_only());
         pair.negotiate(A, false);
         let mut sent = [false; 2];
         for _ in 0..100_000 {
@@ -58,7 +59,10 @@ fn nothing_sent_at_once_on_open_is_lost() {
                 break;
             }
         }
-        assert!(pair.run_until(Duration::from_secs(10), |p| p.peers.iter().all(|p| p.messages.len() == 20)), "seed {seed}");
+        assert!(
+            pair.run_until(Duration::from_secs(10), |p| p.peers.iter().all(|p| p.messages.len() == 20)),
+            "seed {seed}"
+        );
         for peer in &pair.peers {
             assert!(peer.messages.iter().enumerate().all(|(n, m)| m.2[..] == [n as u8; 100]), "seed {seed}");
         }
@@ -186,7 +190,8 @@ fn further_channels_open_carry_and_close() {
     pair.settle();
     pair.run_for(ms(500));
     for side in [A, B] {
-        let closed = pair.peers[side].events.iter().filter(|e| matches!(e, LinkEvent::ChannelClosed { .. })).count();
+        let closed =
+            pair.peers[side].events.iter().filter(|e| matches!(e, LinkEvent::ChannelClosed { .. })).count();
         assert_eq!(closed, 1, "side {side}");
     }
     pair.send(A, MessageKind::Text, b"still here");

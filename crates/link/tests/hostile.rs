@@ -102,7 +102,8 @@ fn damaged_candidates_never_panic() {
     let mut target = link(LinkConfig::default());
     target.accept_offer(Instant::now(), CHROME).expect("taken");
     let mut mutator = Mutator::new(3);
-    let line = "candidate:2 1 udp 1677729535 203.0.113.7 61000 typ srflx raddr 10.0.0.1 rport 5000 ufrag abcd";
+    let line =
+        "candidate:2 1 udp 1677729535 203.0.113.7 61000 typ srflx raddr 10.0.0.1 rport 5000 ufrag abcd";
     for _ in 0..5000 {
         let _ = target.add_remote_candidate(&mutator.lines(line), Some("0"), Some(0));
     }
@@ -146,7 +147,11 @@ fn damaged_datagrams_never_panic_and_the_link_goes_on() {
         }
         assert!(pair.both_open(), "seed {seed}: {:?}", pair.states());
         pair.run_for(Duration::from_secs(2));
-        assert!(sent > 10 && pair.peers[B].messages.len() == sent, "{} of {sent}", pair.peers[B].messages.len());
+        assert!(
+            sent > 10 && pair.peers[B].messages.len() == sent,
+            "{} of {sent}",
+            pair.peers[B].messages.len()
+        );
         let (a, b) = (pair.peers[A].addr, pair.peers[B].addr);
         for _ in 0..20_000 {
             let size = random.below(1500);

@@ -16,7 +16,11 @@ fn only(codec: VideoCodec) -> LinkConfig {
 }
 
 /// Sends `count` frames at 30 a second and assembles them at the other side.
-fn call(pair: &mut Pair, codec: VideoCodec, count: usize) -> (Vec<EncodedFrame>, Vec<AssembledFrame>, VideoAssembler) {
+fn call(
+    pair: &mut Pair,
+    codec: VideoCodec,
+    count: usize,
+) -> (Vec<EncodedFrame>, Vec<AssembledFrame>, VideoAssembler) {
     let mut random = Random::new(11);
     let mut assembler = VideoAssembler::new(codec);
     let (mut sent, mut got) = (vec![], vec![]);
@@ -52,7 +56,12 @@ fn same(sent: &[EncodedFrame], got: &[AssembledFrame]) {
     for (sent, got) in sent.iter().zip(got) {
         assert_eq!(sent.data, got.data);
         assert_eq!(sent.keyframe, got.keyframe);
-        assert!((got.timestamp_us - base - sent.timestamp_us).abs() <= 12, "{} {}", got.timestamp_us, sent.timestamp_us);
+        assert!(
+            (got.timestamp_us - base - sent.timestamp_us).abs() <= 12,
+            "{} {}",
+            got.timestamp_us,
+            sent.timestamp_us
+        );
     }
 }
 
@@ -106,13 +115,19 @@ fn audio_and_video_flow_both_ways_with_reports() {
     }
     pair.run_for(ms(100));
     for side in [A, B] {
-        let audio: Vec<_> = pair.peers[side].rtp.iter().filter(|p| p.kind == MediaKind::Audio).cloned().collect();
+        let audio: Vec<_> =
+            pair.peers[side].rtp.iter().filter(|p| p.kind == MediaKind::Audio).cloned().collect();
         assert_eq!(audio.len(), 300);
         assert_eq!(audio[1].timestamp.wrapping_sub(audio[0].timestamp), 960);
         let marked: Vec<usize> = (0..300).filter(|i| audio[*i].marker).collect();
         assert_eq!(marked, [0, 100], "the marker begins a talkspurt");
         assert_eq!(audio[100].timestamp.wrapping_sub(audio[99].timestamp), 960 + 48_000);
-        assert!(pair.peers[side].rtp.iter().any(|p| p.kind == MediaKind::Video && p.codec == Some(VideoCodec::Vp9)));
+        assert!(
+            pair.peers[side]
+                .rtp
+                .iter()
+                .any(|p| p.kind == MediaKind::Video && p.codec == Some(VideoCodec::Vp9))
+        );
         let reports = |kind: MediaKind| {
             pair.peers[side]
                 .events
@@ -159,7 +174,11 @@ fn a_long_outage_ends_with_a_keyframe() {
     let mut got: Vec<(usize, bool)> = vec![];
     let (mut want_key, mut sent_key_at) = (false, None);
     for index in 0..300usize {
-        pair.net.set_path(if (30..230).contains(&index) { Path::lossy(ms(10), 1.0) } else { Path::clean(ms(10)) });
+        pair.net.set_path(if (30..230).contains(&index) {
+            Path::lossy(ms(10), 1.0)
+        } else {
+            Path::clean(ms(10))
+        });
         let mut frame = frame(&mut random, codec, if want_key { 0 } else { index }, 3000);
         frame.timestamp_us = index as i64 * 33_333;
         if want_key && index > 230 {
@@ -273,4 +292,30 @@ fn audio_in_order_adds_no_delay_and_gaps_are_reported() {
     }
     assert!((10..50).contains(&lost), "{lost} of 500 at 5 %");
     assert!(reorder.stats().late <= 5, "{:?}", reorder.stats());
+}
+
+/// A peer that names no SSRC in its SDP, as some gateways do.
+#[test]
+fn media_without_ssrc_lines_arrives() {
+    let config = only(VideoCodec::Vp8);
+    let mut pair = Pair::new(9, Path::lossy(ms(5), 0.02), config.clone(), config);
+    let now = pair.instant();
+    let offer = pair.peers[A].link.create_offer(now, false).expect("an offer");
+    let lines = offer.lines().filter(|l| !l.starts_with("a=ssrc") && !l.starts_with("a=msid:"));
+    let offer = lines.collect::<Vec<_>>().join("\r\n") + "\r\n";
+    let answer = pair.peers[B].link.accept_offer(now, &offer).expect("an answer");
+    pair.peers[A].link.accept_answer(now, &answer).expect("taken");
+    pair.settle();
+    assert!(pair.run_until(Duration::from_secs(5), |p| p.both_open()));
+    for n in 0..10i64 {
+        let now = pair.instant();
+        let packet = Bytes::from_static(&[0xfc, 1]);
+        pair.peers[A].link.send_audio(now, packet, n * 20_000).expect("sent");
+        pair.settle();
+    }
+    let (sent, got, _) = call(&mut pair, VideoCodec::Vp8, 60);
+    let now = pair.instant();
+    assert!(pair.peers[B].link.stats(now).audio_in.packets >= 8);
+    assert!(got.len() + 8 >= sent.len(), "{} of {}", got.len(), sent.len());
+    assert!(got.iter().all(|g| sent.iter().any(|s| s.data == g.data)));
 }

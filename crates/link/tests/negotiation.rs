@@ -119,7 +119,10 @@ fn sections_that_are_not_there_are_not_missed() {
         for (a, b) in [(config.clone(), LinkConfig::default()), (LinkConfig::default(), config.clone())] {
             let pair = Pair::open(3, Path::default(), a, b);
             for peer in &pair.peers {
-                assert_eq!((peer.link.negotiated().audio, peer.link.negotiated().video.is_some()), (audio, video));
+                assert_eq!(
+                    (peer.link.negotiated().audio, peer.link.negotiated().video.is_some()),
+                    (audio, video)
+                );
             }
         }
     }
@@ -143,7 +146,8 @@ fn crossing_offers_end_in_one_link_with_one_channel() {
         assert!(pair.run_until(Duration::from_secs(10), |p| p.both_open()), "seed {seed}");
         pair.run_for(ms(500));
         for peer in &pair.peers {
-            let opens = peer.events.iter().filter(|e| matches!(e, remotemedia_link::LinkEvent::ChannelOpen { .. }));
+            let opens =
+                peer.events.iter().filter(|e| matches!(e, remotemedia_link::LinkEvent::ChannelOpen { .. }));
             assert_eq!(opens.count(), 1, "seed {seed}");
         }
         pair.send(B, MessageKind::Text, b"x");
@@ -288,10 +292,14 @@ fn candidates_wait_are_counted_and_bounded() {
     }
     assert_eq!(a.drops().candidate_other, 36);
     a.add_remote_candidate("candidate:1 1 udp 1 x.local 5000 typ host", None, None).expect("counted");
-    a.add_remote_candidate("candidate:1 1 tcp 1 192.0.2.1 9 typ host tcptype active", None, None).expect("counted");
+    a.add_remote_candidate("candidate:1 1 tcp 1 192.0.2.1 9 typ host tcptype active", None, None)
+        .expect("counted");
     a.add_remote_candidate("", Some("0"), Some(0)).expect("the end of candidates");
     assert_eq!((a.drops().candidate_mdns, a.drops().candidate_tcp), (1, 1));
-    assert!(matches!(a.add_remote_candidate("candidate:nonsense", None, None), Err(LinkError::BadCandidate(_))));
+    assert!(matches!(
+        a.add_remote_candidate("candidate:nonsense", None, None),
+        Err(LinkError::BadCandidate(_))
+    ));
     let _ = a.create_offer(now, false).expect("an offer");
     assert!(a.add_local_candidate("0.0.0.0:1".parse().expect("an address")).is_err());
 }

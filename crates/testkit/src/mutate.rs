@@ -41,8 +41,20 @@ impl Mutator {
 
     /// A damaged copy of a text of lines: lines removed, doubled, swapped; words replaced by edges; bytes damaged.
     pub fn lines(&mut self, input: &str) -> String {
-        const EDGES: [&str; 12] =
-            ["", "0", "-1", "65536", "4294967296", "99999999999999999999", "%s", "\u{0}", "a=", "é", "::1", "BUNDLE"];
+        const EDGES: [&str; 12] = [
+            "",
+            "0",
+            "-1",
+            "65536",
+            "4294967296",
+            "99999999999999999999",
+            "%s",
+            "\u{0}",
+            "a=",
+            "é",
+            "::1",
+            "BUNDLE",
+        ];
         let mut lines: Vec<String> = input.lines().map(str::to_owned).collect();
         for _ in 0..=self.random.below(4) {
             let at = self.random.below(lines.len());

@@ -57,7 +57,8 @@ impl Local<'_> {
             self.version,
             bundle.join(" ")
         );
-        let fingerprint = find(&parsed.attrs, "fingerprint").ok_or(LinkError::BadSdp("no fingerprint of our own"))?;
+        let fingerprint =
+            find(&parsed.attrs, "fingerprint").ok_or(LinkError::BadSdp("no fingerprint of our own"))?;
         let mut first = true;
         for slot in self.slots {
             if slot.state == SlotState::Rejected {
@@ -104,8 +105,8 @@ impl Local<'_> {
         }
         for (key, value) in &section.attrs {
             match *key {
-                "mid" | "setup" | "fingerprint" | "candidate" | "end-of-candidates" | "ice-options" | "sendrecv"
-                | "sendonly" | "recvonly" | "inactive" => continue,
+                "mid" | "setup" | "fingerprint" | "candidate" | "end-of-candidates" | "ice-options"
+                | "sendrecv" | "sendonly" | "recvonly" | "inactive" => continue,
                 "max-message-size" => {
                     let _ = write!(out, "a=max-message-size:{}\r\n", self.config.max_message_size);
                     continue;

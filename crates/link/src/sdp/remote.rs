@@ -109,7 +109,9 @@ impl Judge<'_> {
                     if (first.ufrag, first.pwd) != (found.ufrag, found.pwd)
                         || first.fingerprint != found.fingerprint
                     {
-                        return Err(LinkError::BadSdp("bundled m-lines with different ICE or DTLS parameters"));
+                        return Err(LinkError::BadSdp(
+                            "bundled m-lines with different ICE or DTLS parameters",
+                        ));
                     }
                 } else {
                     transport = Some(found);
@@ -171,17 +173,23 @@ impl Judge<'_> {
         let rtp = section.proto.contains("RTP/SAVP");
         match section.media {
             "audio" if rtp && self.config.audio && remote.audio.is_none() && !taken(SlotState::Audio) => {
-                let Some(media) = self.media(section, parsed, mid, false, body) else { return SlotState::Rejected };
+                let Some(media) = self.media(section, parsed, mid, false, body) else {
+                    return SlotState::Rejected;
+                };
                 remote.peer_audio = peer_audio(section, &media);
                 remote.audio = Some(media);
                 SlotState::Audio
             }
             "video" if rtp && self.config.video && remote.video.is_none() && !taken(SlotState::Video) => {
-                let Some(media) = self.media(section, parsed, mid, true, body) else { return SlotState::Rejected };
+                let Some(media) = self.media(section, parsed, mid, true, body) else {
+                    return SlotState::Rejected;
+                };
                 remote.video = Some(media);
                 SlotState::Video
             }
-            "application" if self.config.data.is_some() && remote.data.is_none() && !taken(SlotState::Data) => {
+            "application"
+                if self.config.data.is_some() && remote.data.is_none() && !taken(SlotState::Data) =>
+            {
                 if section.formats != ["webrtc-datachannel"] || !section.proto.ends_with("DTLS/SCTP") {
                     return SlotState::Rejected;
                 }
@@ -191,7 +199,8 @@ impl Judge<'_> {
                     Some(Ok(0)) => usize::MAX,
                     Some(Ok(n)) => usize::try_from(n).unwrap_or(usize::MAX),
                 };
-                let port = section.attr("sctp-port").and_then(|p| p.trim().parse::<u16>().ok()).unwrap_or(5000);
+                let port =
+                    section.attr("sctp-port").and_then(|p| p.trim().parse::<u16>().ok()).unwrap_or(5000);
                 let _ = write!(
                     body,
                     "m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\nc=IN IP4 0.0.0.0\r\na=mid:{mid}\r\n\
@@ -295,14 +304,17 @@ impl Judge<'_> {
         let rtx_of = |pt: u8| {
             payload_types.iter().copied().find(|rtx| {
                 value("rtpmap", *rtx).is_some_and(|m| m.eq_ignore_ascii_case("rtx/90000"))
-                    && value("fmtp", *rtx).and_then(|f| parameter(f, "apt")).and_then(|a| a.parse().ok()) == Some(pt)
+                    && value("fmtp", *rtx).and_then(|f| parameter(f, "apt")).and_then(|a| a.parse().ok())
+                        == Some(pt)
             })
         };
         let wanted: Vec<Option<VideoCodec>> =
             if video { self.config.video_codecs.iter().map(|c| Some(*c)).collect() } else { vec![None] };
         let mut out: Vec<RemoteCodec> = Vec::new();
         for codec in wanted {
-            let Some(pt) = payload_types.iter().copied().find(|pt| codec_of(*pt) == Some(codec)) else { continue };
+            let Some(pt) = payload_types.iter().copied().find(|pt| codec_of(*pt) == Some(codec)) else {
+                continue;
+            };
             if !out.iter().any(|c| c.codec == codec) {
                 let rtx = if video { rtx_of(pt) } else { None };
                 out.push(RemoteCodec { codec, payload_type: pt, rtx });
@@ -325,7 +337,8 @@ fn transport_of<'a>(
     let (Some(ufrag), Some(pwd)) = (ufrag, pwd) else {
         return Err(LinkError::BadSdp("no usable a=ice-ufrag and a=ice-pwd"));
     };
-    let prints = section.all("fingerprint").chain(parsed.attrs.iter().filter(|a| a.0 == "fingerprint").map(|a| a.1));
+    let prints =
+        section.all("fingerprint").chain(parsed.attrs.iter().filter(|a| a.0 == "fingerprint").map(|a| a.1));
     let fingerprint = prints
         .filter_map(|v| v.split_once(' '))
         .find(|(algorithm, value)| algorithm.eq_ignore_ascii_case("sha-256") && is_sha256(value.trim()))
@@ -348,7 +361,8 @@ fn engine_text(parsed: &Parsed<'_>, transport: &Transport<'_>, accepted: &[&str]
         Setup::Passive => "passive",
     };
     // The mark is not valid in SDP, so it can't have come from the peer.
-    let shared = format!("a=ice-ufrag:{}\r\na=ice-pwd:{}\r\na=setup:{setup}\r\n", transport.ufrag, transport.pwd);
+    let shared =
+        format!("a=ice-ufrag:{}\r\na=ice-pwd:{}\r\na=setup:{setup}\r\n", transport.ufrag, transport.pwd);
     let body = body.replace('\u{1}', &shared);
     let mut out = String::with_capacity(body.len() + 256);
     let _ = write!(
@@ -379,7 +393,8 @@ fn ssrcs(section: &Section<'_>) -> (Option<u32>, Option<u32>) {
     for group in section.all("ssrc-group") {
         let mut fields = group.split_whitespace();
         if fields.next() == Some("FID")
-            && let (Some(Ok(main)), Some(Ok(rtx))) = (fields.next().map(str::parse), fields.next().map(str::parse))
+            && let (Some(Ok(main)), Some(Ok(rtx))) =
+                (fields.next().map(str::parse), fields.next().map(str::parse))
             && main != rtx
         {
             return (Some(main), Some(rtx));
@@ -415,7 +430,9 @@ fn feedbacks(section: &Section<'_>, payload_type: u8) -> Vec<&'static str> {
 }
 
 fn peer_audio(section: &Section<'_>, media: &RemoteMedia) -> PeerAudio {
-    let Some(pt) = media.codecs.first().map(|c| c.payload_type.to_string()) else { return PeerAudio::default() };
+    let Some(pt) = media.codecs.first().map(|c| c.payload_type.to_string()) else {
+        return PeerAudio::default();
+    };
     let fmtp = section.all("fmtp").find_map(|v| v.split_once(' ').filter(|(n, _)| *n == pt).map(|(_, f)| f));
     let fmtp = fmtp.unwrap_or("");
     let flag = |key| parameter(fmtp, key) == Some("1");
@@ -437,7 +454,9 @@ fn parameter<'a>(fmtp: &'a str, key: &str) -> Option<&'a str> {
 
 /// RFC 6184, section 8.1: profile_idc 0x42 with constraint_set1, and non-interleaved mode.
 fn is_constrained_baseline(fmtp: &str) -> bool {
-    let Some(level) = parameter(fmtp, "profile-level-id").filter(|p| p.len() == 6 && p.is_ascii()) else { return false };
+    let Some(level) = parameter(fmtp, "profile-level-id").filter(|p| p.len() == 6 && p.is_ascii()) else {
+        return false;
+    };
     let byte = |i: usize| u8::from_str_radix(&level[i..i + 2], 16);
     matches!((byte(0), byte(2)), (Ok(0x42), Ok(flags)) if flags & 0x40 != 0)
         && parameter(fmtp, "packetization-mode") == Some("1")

@@ -27,13 +27,15 @@ pub struct Peer {
     pub closed: bool,
 }
 
+pub type Filter = Box<dyn FnMut(usize, &Transmit) -> bool>;
+
 pub struct Pair {
     pub start: Instant,
     pub now: Duration,
     pub net: Network,
     pub peers: [Peer; 2],
     /// Sees each datagram before the network does; false drops it.
-    pub filter: Option<Box<dyn FnMut(usize, &Transmit) -> bool>>,
+    pub filter: Option<Filter>,
 }
 
 pub fn certificate() -> &'static Certificate {
@@ -221,7 +223,12 @@ impl Pair {
 }
 
 /// A frame with the first bytes a decoder-less depacketizer looks at.
-pub fn frame(random: &mut Random, codec: remotemedia_media::VideoCodec, index: usize, size: usize) -> EncodedFrame {
+pub fn frame(
+    random: &mut Random,
+    codec: remotemedia_media::VideoCodec,
+    index: usize,
+    size: usize,
+) -> EncodedFrame {
     use remotemedia_media::VideoCodec::*;
     let keyframe = index == 0;
     let mut data = random.bytes(size);
@@ -241,11 +248,5 @@ pub fn frame(random: &mut Random, codec: remotemedia_media::VideoCodec, index: u
             data.splice(0..0, head.iter().copied());
         }
     }
-    EncodedFrame {
-        data: data.into(),
-        keyframe,
-        timestamp_us: index as i64 * 33_333,
-        width: 640,
-        height: 360,
-    }
+    EncodedFrame { data: data.into(), keyframe, timestamp_us: index as i64 * 33_333, width: 640, height: 360 }
 }
