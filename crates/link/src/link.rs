@@ -476,6 +476,8 @@ impl Link {
                     RTCPeerConnectionState::Disconnected => LinkState::Disconnected,
                     RTCPeerConnectionState::Failed => LinkState::Failed,
                     RTCPeerConnectionState::Closed => LinkState::Closed,
+                    // The engine says `new` too where none of W3C's conditions holds, as between ICE and DTLS.
+                    _ if self.established => LinkState::Connecting,
                     _ => LinkState::New,
                 };
                 if state == LinkState::Connected && self.resend.until.is_none() {

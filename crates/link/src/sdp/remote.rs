@@ -93,7 +93,16 @@ impl Judge<'_> {
         let mut body = String::new();
         let mut accepted: Vec<&str> = Vec::new();
         for (index, section) in parsed.sections.iter().enumerate() {
-            let mid = section.mid().ok_or(LinkError::BadSdp("an m-line without a usable a=mid"))?;
+            // A refused section may leave out its mid; it keeps the one it was offered under.
+            let spare = self.slots.get(index).map_or_else(|| format!("refused{index}"), |s| s.mid.clone());
+            let mid = match section.mid() {
+                Some(mid) => mid,
+                None if section.is_rejected() && section.attr("mid").is_none() => {
+                    remote.slots.push(slot(section, &spare, SlotState::Rejected));
+                    continue;
+                }
+                None => return Err(LinkError::BadSdp("an m-line without a usable a=mid")),
+            };
             if parsed.sections[..index].iter().any(|s| s.mid() == Some(mid)) {
                 return Err(LinkError::BadSdp("two m-lines with one mid"));
             }
@@ -119,13 +128,7 @@ impl Judge<'_> {
                 }
                 accepted.push(mid);
             }
-            remote.slots.push(Slot {
-                mid: mid.to_owned(),
-                media: section.media.to_owned(),
-                proto: section.proto.to_owned(),
-                formats: section.formats.join(" "),
-                state,
-            });
+            remote.slots.push(slot(section, mid, state));
         }
         let transport = transport.ok_or(LinkError::BadSdp("no m-line in common"))?;
         for section in &parsed.sections {
@@ -321,6 +324,16 @@ impl Judge<'_> {
             }
         }
         out
+    }
+}
+
+fn slot(section: &Section<'_>, mid: &str, state: SlotState) -> Slot {
+    Slot {
+        mid: mid.to_owned(),
+        media: section.media.to_owned(),
+        proto: section.proto.to_owned(),
+        formats: section.formats.join(" "),
+        state,
     }
 }
 
