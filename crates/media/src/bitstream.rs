@@ -84,15 +84,18 @@ pub(crate) fn vp9_header(frame: &[u8]) -> Option<Vp9Header> {
     }
     let profile = bits.read(1)? | bits.read(1)? << 1;
     let delta = Vp9Header { profile, keyframe: false, size: None };
-    if profile != 0 {
-        // Other profiles have further fields, and are refused by whoever asked.
-        return Some(delta);
+    if profile == 3 {
+        let _reserved = bits.read(1)?;
     }
     let show_existing_frame = bits.flag()?;
     if show_existing_frame {
         return Some(delta);
     }
     let keyframe = !bits.flag()?;
+    if profile != 0 {
+        // Other profiles have further fields here, and whoever asked refuses them anyway.
+        return Some(Vp9Header { keyframe, ..delta });
+    }
     let show_frame = bits.flag()?;
     let error_resilient = bits.flag()?;
     if keyframe {

@@ -41,30 +41,35 @@ pub fn channel(samples: &[f32], channels: usize, which: usize) -> Vec<f32> {
 
 /// Amplitude of the component at `hz`, through a Hann window.
 pub fn amplitude_at(samples: &[f32], rate: u32, hz: f64) -> f64 {
-    let n = samples.len() as f64;
-    let (mut re, mut im) = (0.0, 0.0);
-    for (i, s) in samples.iter().enumerate() {
-        let window = 0.5 - 0.5 * (std::f64::consts::TAU * i as f64 / n).cos();
-        let phase = std::f64::consts::TAU * hz * i as f64 / f64::from(rate);
-        re += f64::from(*s) * window * phase.cos();
-        im += f64::from(*s) * window * phase.sin();
-    }
-    // The window halves the mean, and a sine's energy is in two halves of the spectrum.
-    (re * re + im * im).sqrt() / n * 4.0
+    goertzel(&hann(samples), rate, hz)
 }
 
 /// The frequency with the most energy between `from` and `to`, to 0.1 Hz, and its amplitude.
 pub fn peak(samples: &[f32], rate: u32, from: f64, to: f64) -> (f64, f64) {
+    let windowed = hann(samples);
     let best = |from: f64, to: f64, step: f64| {
         let count = ((to - from) / step).round() as usize;
         (0..=count)
             .map(|i| from + i as f64 * step)
-            .map(|hz| (hz, amplitude_at(samples, rate, hz)))
+            .map(|hz| (hz, goertzel(&windowed, rate, hz)))
             .max_by(|a, b| a.1.total_cmp(&b.1))
             .unwrap()
     };
-    let (coarse, _) = best(from, to, 2.0);
-    best(coarse - 2.0, coarse + 2.0, 0.1)
+    let (coarse, _) = best(from, to, 1.0);
+    best(coarse - 1.0, coarse + 1.0, 0.1)
+}
+
+fn hann(samples: &[f32]) -> Vec<f64> {
+    let n = samples.len() as f64;
+    let window = |i: usize| 0.5 - 0.5 * (std::f64::consts::TAU * i as f64 / n).cos();
+    samples.iter().enumerate().map(|(i, s)| f64::from(*s) * window(i)).collect()
+}
+
+/// Goertzel's recurrence. The window halves the mean, and a sine's energy is in two halves of the spectrum: hence the 4.
+fn goertzel(windowed: &[f64], rate: u32, hz: f64) -> f64 {
+    let turn = 2.0 * (std::f64::consts::TAU * hz / f64::from(rate)).cos();
+    let (a, b) = windowed.iter().fold((0.0, 0.0), |(a, b), s| (s + turn * a - b, a));
+    (a * a + b * b - turn * a * b).sqrt() / windowed.len() as f64 * 4.0
 }
 
 pub fn db(ratio: f64) -> f64 {
