@@ -8,6 +8,8 @@
 #![deny(unsafe_code)]
 #![warn(clippy::undocumented_unsafe_blocks)]
 
+// Without H.264 there is nobody to ask for its parameter sets.
+#[cfg_attr(not(feature = "h264"), allow(dead_code))]
 mod bitstream;
 mod codec;
 mod colour;

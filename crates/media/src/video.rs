@@ -64,9 +64,9 @@ pub struct VideoDecoder {
 }
 
 enum EncoderBackend {
-    Vpx(VpxEncoder),
+    Vpx(Box<VpxEncoder>),
     #[cfg(feature = "h264")]
-    H264(H264Encoder),
+    H264(Box<H264Encoder>),
 }
 
 enum DecoderBackend {
@@ -110,8 +110,8 @@ impl VideoEncoderConfig {
             let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
             let useful = match u64::from(self.width) * u64::from(self.height) {
                 0..=230_400 => 1,
-                ..=921_600 => 2,
-                ..=2_073_600 => 4,
+                230_401..=921_600 => 2,
+                921_601..=2_073_600 => 4,
                 _ => 8,
             };
             useful.min(cores / 2).max(1)
@@ -254,9 +254,11 @@ impl VideoDecoder {
 impl EncoderBackend {
     fn new(config: &VideoEncoderConfig, speed: i32) -> Result<EncoderBackend, MediaError> {
         match config.codec {
-            VideoCodec::Vp8 | VideoCodec::Vp9 => Ok(EncoderBackend::Vpx(VpxEncoder::new(config, speed)?)),
+            VideoCodec::Vp8 | VideoCodec::Vp9 => {
+                Ok(EncoderBackend::Vpx(Box::new(VpxEncoder::new(config, speed)?)))
+            }
             #[cfg(feature = "h264")]
-            VideoCodec::H264 => Ok(EncoderBackend::H264(H264Encoder::new(config, speed)?)),
+            VideoCodec::H264 => Ok(EncoderBackend::H264(Box::new(H264Encoder::new(config, speed)?))),
             #[cfg(not(feature = "h264"))]
             VideoCodec::H264 => Err(left_out()),
         }
