@@ -16,6 +16,18 @@ pub enum DropReason {
     Closed,
 }
 
+impl DropReason {
+    /// Its name in statistics: `queue`, `error`, `overrun`, `closed`.
+    pub fn name(self) -> &'static str {
+        match self {
+            DropReason::Queue => "queue",
+            DropReason::Error => "error",
+            DropReason::Overrun => "overrun",
+            DropReason::Closed => "closed",
+        }
+    }
+}
+
 const REASONS: [DropReason; 4] =
     [DropReason::Queue, DropReason::Error, DropReason::Overrun, DropReason::Closed];
 

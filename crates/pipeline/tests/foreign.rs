@@ -91,7 +91,8 @@ fn failures_follow_the_nodes_policy() {
     let bad_port = ForeignOutput { port: "side".to_owned(), ..out("x") };
     let bad_kind = ForeignOutput { data: Data::Binary(vec![1].into()), ..out("x") };
     let bad_count = vec![out("x"); 257];
-    let ways: Vec<(&str, Box<dyn Fn(ForeignReply)>)> = vec![
+    type Way = (&'static str, Box<dyn Fn(ForeignReply)>);
+    let ways: Vec<Way> = vec![
         ("it threw", Box::new(|reply| reply.fail("it threw"))),
         ("forgot the call", Box::new(drop)),
         ("output \"side\"", Box::new(move |reply| reply.complete(vec![bad_port.clone()]))),

@@ -216,7 +216,12 @@ fn parameters_change_in_a_call_for_all_peers_and_are_checked() {
     let error = session.set_param("n", "gain_db", 99.into()).unwrap_err();
     assert_eq!(error.to_string(), "node \"n\": params.gain_db is 99, not a number from -60 to 24");
     assert!(session.set_param("n", "volume", 1.into()).is_err());
+    let error = session.set_param("n", "gain", 2.into()).unwrap_err();
+    assert!(error.to_string().contains("give one"), "{error}");
     assert!((peak(None) - 0.05).abs() < 0.001, "a refused change changes nothing");
+    session.set_param("n", "gain_db", serde_json::Value::Null).unwrap();
+    session.set_param("n", "gain", 1.into()).unwrap();
+    assert!((peak(None) - 0.5).abs() < 0.01, "null takes a parameter back");
 }
 
 #[test]

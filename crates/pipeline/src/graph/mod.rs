@@ -122,17 +122,14 @@ impl Plan {
         now: Option<&Params>,
     ) -> Result<Option<Params>, NodeError> {
         let node = &self.nodes[node];
-        match &node.body {
-            Body::Foreign { .. } => Ok(None),
-            Body::Native { spec, params, .. } => {
-                now.unwrap_or(params).with(&spec.params, name, value.clone()).map(Some).map_err(
-                    |(name, problem)| NodeError::Param {
-                        node: node.id.to_string(),
-                        problem: format!("params.{name} {problem}"),
-                    },
-                )
-            }
-        }
+        let Body::Native { spec, params, factory } = &node.body else { return Ok(None) };
+        let changed =
+            now.unwrap_or(params).with(&spec.params, name, value.clone()).map_err(|(name, problem)| {
+                NodeError::Param { node: node.id.to_string(), problem: format!("params.{name} {problem}") }
+            })?;
+        // Ranges don't say which values go together; a node made with them does.
+        factory.create(&changed).map_err(|error| error.at(&node.id))?;
+        Ok(Some(changed))
     }
 }
 
