@@ -177,6 +177,35 @@ fn closing_a_mailbox_drops_its_handler_and_draining_runs_what_waits_first() {
     assert_eq!(drained.stats().run, 3);
 }
 
+/// Threads of this process whose name begins so.
+#[cfg(target_os = "linux")]
+fn threads(prefix: &str) -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    let names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+    names.filter(|name| name.starts_with(prefix)).count()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn no_thread_outlives_its_pool() {
+    for closed in [true, false] {
+        let pool = WorkerPool::new("census", 3, None).unwrap();
+        let mailbox = pool.bounded("m", 1, Policy::Reject, |()| {});
+        let clone = pool.clone();
+        assert_eq!(threads("census"), 3);
+        if closed {
+            clone.close();
+        }
+        drop(pool);
+        assert_eq!(threads("census"), if closed { 0 } else { 3 });
+        drop(clone);
+        assert_eq!(threads("census"), 0);
+        assert_eq!(mailbox.push(()), Push::Pushed, "it is taken in, and dropped");
+        assert_eq!(mailbox.stats().closed, 1);
+        assert_eq!(mailbox.push(()), Push::Refused(()));
+    }
+}
+
 #[test]
 fn worker_counts_out_of_range_are_refused() {
     assert!(matches!(WorkerPool::new("x", 0, None), Err(ExecError::Workers(0))));

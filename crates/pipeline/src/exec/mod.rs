@@ -43,12 +43,18 @@ pub struct PanicReport {
 /// Called on the worker that caught a panic. It must not panic itself; if it does, that is caught and counted too.
 pub type PanicHook = Arc<dyn Fn(&PanicReport) + Send + Sync>;
 
-/// A fixed set of threads that run actors. Clones share the threads; [`WorkerPool::close`] ends them.
+/// A fixed set of threads that run actors. Clones share the threads; [`WorkerPool::close`], or dropping the last clone,
+/// ends them. Mailboxes don't keep a pool.
 #[derive(Clone)]
 pub struct WorkerPool {
     shared: Arc<Shared>,
-    threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    threads: Arc<Threads>,
     workers: usize,
+}
+
+struct Threads {
+    shared: Arc<Shared>,
+    handles: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// Why a pool can't be made.
@@ -100,13 +106,14 @@ impl WorkerPool {
             panics: AtomicU64::new(0),
             hook,
         });
-        let pool = WorkerPool { shared, threads: Arc::default(), workers };
+        let threads = Arc::new(Threads { shared: shared.clone(), handles: Mutex::default() });
+        let pool = WorkerPool { shared, threads, workers };
         for index in 0..workers {
             let shared = pool.shared.clone();
             let spawned =
                 std::thread::Builder::new().name(format!("{name}-{index}")).spawn(move || shared.work());
             match spawned {
-                Ok(handle) => lock(&pool.threads).push(handle),
+                Ok(handle) => lock(&pool.threads.handles).push(handle),
                 Err(error) => {
                     pool.close();
                     return Err(ExecError::Spawn(error));
@@ -135,6 +142,12 @@ impl WorkerPool {
     /// Ends the threads and joins them: what runs finishes, what waits is dropped, later pushes are refused.
     /// Idempotent. Called on one of its own workers, it joins the others and that one ends when it returns.
     pub fn close(&self) {
+        self.threads.close();
+    }
+}
+
+impl Threads {
+    fn close(&self) {
         let abandoned = {
             let mut line = lock(&self.shared.line);
             line.closed = true;
@@ -147,13 +160,19 @@ impl WorkerPool {
             actor.abandon();
         }
         let me: ThreadId = std::thread::current().id();
-        let threads = std::mem::take(&mut *lock(&self.threads));
+        let threads = std::mem::take(&mut *lock(&self.handles));
         for handle in threads {
             if handle.thread().id() != me {
                 // A worker catches every panic, so there is nothing in the result.
                 let _ = handle.join();
             }
         }
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 
