@@ -23,6 +23,9 @@ pub struct MeshConfig {
     pub connect_timeout: Duration,
     /// How long those present wait for a newcomer's offer before they offer themselves. Default 3 s.
     pub offer_grace: Duration,
+    /// When a peer's membership ends without a word of its own (its signaling socket is gone), keep its link as long as it
+    /// is up: only when that ends too has the peer left. Default `false`: the link is destroyed at once.
+    pub keep_link_after_left: bool,
     /// When a failed link is tried again.
     pub retry: Retry,
     /// Bounds on what others can make us keep.
@@ -43,6 +46,7 @@ impl MeshConfig {
             deny_peers: None,
             connect_timeout: Duration::from_secs(10),
             offer_grace: Duration::from_secs(3),
+            keep_link_after_left: false,
             retry: Retry::default(),
             limits: Limits::default(),
             seed: 0,

@@ -266,7 +266,8 @@ pub enum Action {
         /// As announced.
         peer: PeerAnnouncement,
     },
-    /// A peer is not in the room any more. Its link is gone.
+    /// The mesh forgot a peer: it is not in the room any more and its link is gone. Also told of one that had offered and was
+    /// never announced.
     PeerLeft {
         /// Who.
         peer: PeerId,

@@ -1,6 +1,6 @@
 //! The mesh: dispatch, the roster, and the life of links. Negotiation and connect requests are in files of their own.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::connect::Request;
 use crate::peer::{Link, Parked, Peer, PeerView, Phase, Presence};
@@ -156,15 +156,12 @@ impl Mesh {
     fn on_announced(&mut self, announced: Vec<PeerAnnouncement>) {
         self.online = true;
         self.joined = Some((self.now, LinkId(self.next_link)));
-        let missing = |id: &PeerId| !announced.iter().any(|a| a.peer_id == *id);
-        let missing: Vec<PeerId> = self.peers.keys().filter(|id| missing(id)).cloned().collect();
+        let listed: BTreeSet<&PeerId> = announced.iter().map(|announcement| &announcement.peer_id).collect();
+        let missing: Vec<PeerId> = self.peers.keys().filter(|id| !listed.contains(id)).cloned().collect();
         for id in missing {
             // A server that was restarted does not know yet who is still in a call with us.
             match self.peers.get_mut(&id) {
-                Some(peer) if peer.is_up() && peer.presence == Presence::Announced => {
-                    peer.presence = Presence::Missing
-                }
-                Some(peer) if peer.is_up() => {}
+                Some(peer) if peer.is_up() => peer.presence = Presence::Missing,
                 _ => self.remove_peer(&id, Reason::Missing),
             }
         }
@@ -196,8 +193,14 @@ impl Mesh {
     }
 
     fn on_left(&mut self, id: &PeerId) {
-        let said = match self.peers.get(id) {
-            Some(Peer { reason: Reason::Disconnected(text), .. }) => Reason::Disconnected(text.clone()),
+        let keep = self.config.keep_link_after_left;
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        if keep && peer.is_up() {
+            peer.presence = Presence::Missing;
+            return;
+        }
+        let said = match &peer.reason {
+            Reason::Disconnected(text) => Reason::Disconnected(text.clone()),
             _ => Reason::Left,
         };
         self.remove_peer(id, said);
@@ -246,9 +249,7 @@ impl Mesh {
 
     pub(crate) fn remove_peer(&mut self, id: &PeerId, reason: Reason) {
         self.drop_link(id, PeerState::Closed, reason.clone());
-        if let Some(peer) = self.peers.remove(id)
-            && peer.presence != Presence::Unannounced
-        {
+        if self.peers.remove(id).is_some() {
             self.act(Action::PeerLeft { peer: id.clone(), reason });
         }
     }

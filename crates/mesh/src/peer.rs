@@ -33,7 +33,7 @@ pub(crate) enum Presence {
     /// It offered before it was announced.
     Unannounced,
     Announced,
-    /// It was announced, but is not in the list that we got when we joined again.
+    /// It has a link that is up, but signaling does not know it (any more).
     Missing,
 }
 

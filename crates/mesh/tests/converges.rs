@@ -58,6 +58,7 @@ struct Plan {
     /// The first denies the second.
     denied: Option<(usize, usize)>,
     max_peers: usize,
+    keep_link_after_left: bool,
     ops: Vec<(u64, Op)>,
 }
 
@@ -70,9 +71,9 @@ fn plan() -> impl Strategy<Value = Plan> {
     (any::<u64>(), prop_oneof![Just(MS), 1..400 * MS], any::<bool>(), lost(), lost(), any::<bool>())
         .prop_flat_map(move |base| {
             let ops = prop::collection::vec((gap.clone(), op()), 2..40);
-            (Just(base), auto.clone(), denied.clone(), max_peers.clone(), ops)
+            (Just(base), auto.clone(), denied.clone(), (max_peers.clone(), any::<bool>()), ops)
         })
-        .prop_map(|(base, auto, denied, max_peers, ops)| {
+        .prop_map(|(base, auto, denied, (max_peers, keep_link_after_left), ops)| {
             let (seed, delay_us, total_order, lost_reports, lost_signals, rollback_works) = base;
             Plan {
                 seed,
@@ -84,6 +85,7 @@ fn plan() -> impl Strategy<Value = Plan> {
                 auto,
                 denied,
                 max_peers,
+                keep_link_after_left,
                 ops,
             }
         })
@@ -94,6 +96,7 @@ impl Plan {
         MeshConfig {
             auto_connect: self.auto[n],
             max_peers: self.max_peers,
+            keep_link_after_left: self.keep_link_after_left,
             deny_peers: self.denied.filter(|(by, _)| *by == n).map(|(_, whom)| vec![NAMES[whom].to_owned()]),
             seed: self.seed,
             ..MeshConfig::new(NAMES[n])

@@ -130,3 +130,34 @@ fn nothing_is_offered_while_signaling_is_away_and_what_is_due_then_is_offered_af
     assert!(bench.wait(Duration::from_secs(60)).is_empty());
     assert_eq!(offers(&bench.give(Input::SignalingRestored)), 1);
 }
+
+#[test]
+fn a_link_can_outlive_its_peers_membership_and_ends_it_when_it_ends() {
+    let kept = || {
+        let mut bench = Bench::new(MeshConfig { keep_link_after_left: true, ..MeshConfig::new("z") });
+        bench.announced(&["a"]);
+        bench.give(offer("a", 100, 1));
+        let link = bench.link("a");
+        bench.give(Input::AnswerCreated { link, sdp: sdp(1, 1) });
+        bench.give(Input::LinkState { link, state: LinkState::Connected });
+        assert!(bench.give(Input::Left { peer: "a".into() }).is_empty());
+        assert!(!bench.mesh.peer("a").unwrap().announced);
+        (bench, link)
+    };
+    // It comes back: nothing has happened.
+    let (mut bench, link) = kept();
+    assert!(bench.give(Input::Joined(PeerAnnouncement::new("a"))).is_empty());
+    assert!(bench.wait(Duration::from_secs(60)).is_empty());
+    assert_eq!(bench.link("a"), link);
+    // It does not.
+    let (mut bench, link) = kept();
+    let actions = bench.give(Input::LinkState { link, state: LinkState::Failed });
+    assert!(
+        matches!(actions.last(), Some(Action::PeerLeft { reason: Reason::LinkFailed, .. })),
+        "{actions:?}"
+    );
+    // It had said goodbye.
+    let mut bench = Bench::connected("a", "z");
+    bench.give(Input::Disconnected { peer: "z".into(), reason: None });
+    assert!(matches!(bench.give(Input::Left { peer: "z".into() })[..], [Action::PeerLeft { .. }]));
+}
