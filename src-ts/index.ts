@@ -1,6 +1,39 @@
 import { native } from './native/load.js'
 
-export * from './errors.js'
+export { DataChannel, type DataChannelEvents, type DataChannelOptions } from './channel.js'
+export * from './codecs.js'
+export type {
+  AudioConfig,
+  DataChannelMode,
+  ReconnectConfig,
+  VideoConfig,
+  WebRtcConfig,
+} from './config.js'
+export type {
+  AudioData,
+  AudioMixData,
+  BinaryData,
+  DataKind,
+  JsonData,
+  RuntimeData,
+  Sendable,
+  TextData,
+  TransportData,
+  VideoData,
+} from './data.js'
+export { WEBRTC_ERROR_CODES, WebRtcError, type WebRtcErrorCode, type WebRtcErrorOptions } from './errors.js'
+export * from './frame.js'
+export * from './message.js'
+export * from './pipeline/manifest.js'
+export * from './pipeline/node.js'
+export { type ManifestSource, PipelineRunner } from './pipeline/runner.js'
+export { MultiPeerSession, type NodeStats, type Received, type ReceiveOptions, Route, type RouteOptions } from './session.js'
+export { SignalingClient, type SignalingClientState } from './signaling/client.js'
+export type * from './signaling/client-events.js'
+export type { SignalingClientOptions, SignalingReconnectOptions } from './signaling/client-options.js'
+export { SignalingServer } from './signaling/server.js'
+export type { RTCStats } from './stats.js'
+export * from './transport.js'
 
 /** What the native addon was built from: for bug reports. */
 export interface BuildInfo {

@@ -3,17 +3,17 @@ export class TypedEvents<Events extends object> {
   readonly #listeners = new Map<keyof Events, Entry[]>()
 
   /** Calls `listener` for each `name`, in the order of subscription. */
-  on<K extends keyof Events>(name: K, listener: (event: Events[K]) => void): this {
+  on<K extends keyof Events>(name: K, listener: (event: Events[K]) => unknown): this {
     return this.#add(name, listener, false)
   }
 
   /** Calls `listener` for the next `name` only. */
-  once<K extends keyof Events>(name: K, listener: (event: Events[K]) => void): this {
+  once<K extends keyof Events>(name: K, listener: (event: Events[K]) => unknown): this {
     return this.#add(name, listener, true)
   }
 
   /** Takes back one `on` or `once`. */
-  off<K extends keyof Events>(name: K, listener: (event: Events[K]) => void): this {
+  off<K extends keyof Events>(name: K, listener: (event: Events[K]) => unknown): this {
     const entry = this.#listeners.get(name)?.findLast((e) => e.listener === listener)
     if (entry) this.#remove(name, entry)
     return this
@@ -23,18 +23,20 @@ export class TypedEvents<Events extends object> {
     return this.#listeners.get(name)?.length ?? 0
   }
 
-  /** Calls the listeners; what they throw goes to `onThrow`. False when there is none. */
+  /** Calls the listeners; what they throw goes to `onThrow`, what they return into `returned`. False when there is none. */
   protected dispatch<K extends keyof Events>(
     name: K,
     event: Events[K],
     onThrow: (error: unknown) => void,
+    returned?: unknown[],
   ): boolean {
     const entries = this.#listeners.get(name)
     if (!entries?.length) return false
     for (const entry of entries) {
       if (entry.once) this.#remove(name, entry)
       try {
-        ;(entry.listener as (event: Events[K]) => void)(event)
+        const result = (entry.listener as (event: Events[K]) => unknown)(event)
+        returned?.push(result)
       } catch (error) {
         onThrow(error)
       }

@@ -82,6 +82,6 @@ fn warning_code(warning: Warning) -> &'static str {
         Warning::BadDescription => "ERR_SIGNALING",
         Warning::PeerLimit => "ERR_PEER_LIMIT",
         Warning::Denied => "ERR_PEER_DENIED",
-        Warning::GaveUp => "ERR_CONNECT_TIMEOUT",
+        Warning::GaveUp | Warning::NoOffer => "ERR_CONNECT_TIMEOUT",
     }
 }

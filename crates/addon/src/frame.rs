@@ -2,19 +2,21 @@
 
 use std::sync::{Arc, Mutex};
 
-use napi::bindgen_prelude::{ArrayBuffer, Either, Env, Result, Uint8Array};
+use napi::bindgen_prelude::{ArrayBuffer, Either, Env, ObjectFinalize, Result, Uint8Array};
 use napi_derive::napi;
 use remotemedia_media::{FramePool, VideoFrame};
 
 use crate::error::NativeError;
 
 /// A picture. Its bytes stay native until they are asked for.
-#[napi(js_name = "NativeVideoFrame")]
+#[napi(js_name = "NativeVideoFrame", custom_finalize)]
 pub struct Frame {
     slot: Arc<Slot>,
     width: u32,
     height: u32,
     timestamp_us: i64,
+    /// Bytes that V8 was told of.
+    accounted: i64,
 }
 
 /// Holds the pixels for a handle and for the views on them. Emptied by `close()`, once the views are detached.
@@ -26,6 +28,7 @@ impl Frame {
             width: frame.width(),
             height: frame.height(),
             timestamp_us: frame.timestamp_us(),
+            accounted: 0,
             slot: Arc::new(Slot(Mutex::new(Some(frame)))),
         }
     }
@@ -66,6 +69,18 @@ impl Frame {
             Ok(frame) => Either::A(Frame::new(frame)),
             Err(error) => Either::B(NativeError::config(error)),
         }
+    }
+
+    /// Tells V8 what this handle holds, so that garbage collection knows how much there is to gain.
+    #[napi(catch_unwind)]
+    pub fn account(&mut self, env: Env) -> Result<()> {
+        if self.accounted == 0
+            && let Some(frame) = self.slot.get()
+        {
+            self.accounted = frame.data().len() as i64;
+            env.adjust_external_memory(self.accounted)?;
+        }
+        Ok(())
     }
 
     /// Width in pixels.
@@ -124,11 +139,19 @@ impl Frame {
 
     /// Lets the pixels go, and detaches the view on them. Calling it again does nothing.
     #[napi(catch_unwind)]
-    pub fn close(&self, view: Option<ArrayBuffer<'_>>) -> Result<()> {
+    pub fn close(&mut self, env: Env, view: Option<ArrayBuffer<'_>>) -> Result<()> {
+        env.adjust_external_memory(-std::mem::take(&mut self.accounted))?;
         if let Some(view) = view {
             view.detach()?;
         }
         drop(self.slot.take());
+        Ok(())
+    }
+}
+
+impl ObjectFinalize for Frame {
+    fn finalize(self, env: Env) -> Result<()> {
+        env.adjust_external_memory(-self.accounted)?;
         Ok(())
     }
 }

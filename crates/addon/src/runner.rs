@@ -339,6 +339,30 @@ impl JsPlan {
     }
 }
 
+/// What a manifest says, before node types are known.
+#[napi(object, object_from_js = false)]
+pub struct ManifestInfo {
+    /// Its name.
+    pub name: Option<String>,
+    /// The ids of its nodes.
+    pub nodes: Vec<String>,
+    /// What was ignored.
+    pub warnings: Vec<String>,
+}
+
+/// Checks the shape of a manifest, given as YAML or JSON.
+#[napi(catch_unwind)]
+pub fn parse_manifest(text: String) -> Either<ManifestInfo, NativeError> {
+    match Manifest::parse(&text) {
+        Ok(manifest) => Either::A(ManifestInfo {
+            name: manifest.metadata.name,
+            nodes: manifest.nodes.into_iter().map(|n| n.id).collect(),
+            warnings: manifest.warnings,
+        }),
+        Err(error) => Either::B(error.into()),
+    }
+}
+
 /// Where ONNX Runtime's shared library and the models are.
 #[napi(catch_unwind)]
 pub fn set_paths(onnx_runtime: Option<String>, models: Option<String>) {

@@ -8,7 +8,7 @@ use napi_derive::napi;
 use remotemedia_media::VideoCodec;
 use remotemedia_pipeline::{Data, DropReason};
 use remotemedia_transport::{
-    AudioConfig, ChannelOptions, Config, DataMode, Event, IceCandidate, Message, PeerAnnouncement, PeerId, RouteConfig,
+    AudioConfig, ChannelOptions, Config, DataMode, Event, IceCandidate, Message, PeerAnnouncement, PeerId, Retry, RouteConfig,
     RouteTo, SessionId, Signal, Track, Transport, TransportError, VideoConfig,
 };
 
@@ -32,6 +32,18 @@ pub struct TransportOptions {
     pub data_mode: Option<String>,
     /// Preferred first.
     pub video_codecs: Vec<String>,
+    /// Only these.
+    pub allow_peers: Option<Vec<String>>,
+    /// Never these.
+    pub deny_peers: Option<Vec<String>>,
+    /// Try failed connections again.
+    pub retry_enabled: bool,
+    /// Attempts; absent: no limit.
+    pub retry_max_attempts: Option<u32>,
+    /// Milliseconds.
+    pub retry_initial_delay_ms: u32,
+    /// Milliseconds.
+    pub retry_max_delay_ms: u32,
     /// bit/s.
     pub audio_bitrate_bps: Option<u32>,
     /// 1 or 2.
@@ -548,6 +560,14 @@ fn config(o: TransportOptions) -> std::result::Result<Config, NativeError> {
         peer_id: o.peer_id,
         max_peers: o.max_peers as usize,
         auto_connect: o.auto_connect,
+        allow_peers: o.allow_peers,
+        deny_peers: o.deny_peers,
+        retry: Retry {
+            enabled: o.retry_enabled,
+            max_attempts: o.retry_max_attempts,
+            initial_delay: Duration::from_millis(o.retry_initial_delay_ms.into()),
+            max_delay: Duration::from_millis(o.retry_max_delay_ms.into()),
+        },
         data: o.data_mode.as_deref().and_then(data_mode),
         video_codecs,
         audio: AudioConfig {
@@ -712,5 +732,11 @@ pub(crate) fn codec_name(codec: VideoCodec) -> &'static str {
 }
 
 fn drop_reason(reason: DropReason) -> String {
-    reason.name().to_owned()
+    let name = match reason {
+        DropReason::Queue => "queue",
+        DropReason::Error => "error",
+        DropReason::Overrun => "overrun",
+        DropReason::Closed => "closed",
+    };
+    name.to_owned()
 }

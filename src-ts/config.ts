@@ -1,0 +1,216 @@
+import { randomBytes } from 'node:crypto'
+import type { VideoCodec } from './codecs.js'
+import { checkKnownKeys, configError, WebRtcError } from './errors.js'
+import type { TransportOptions } from './native/binding.cjs'
+import { isName, MAX_LISTED_PEERS, NAME_RULE } from './signaling/protocol.js'
+import type { SignalingServer } from './signaling/server.js'
+
+/** How the built-in data channel delivers (RFC 8831). `unordered`: not in order; `unreliable`: that, and nothing is sent again. */
+export type DataChannelMode = 'reliable' | 'unordered' | 'unreliable'
+
+export interface AudioConfig {
+  /** bit/s, 6000 to 510 000. Default 32 000, 64 000 for stereo. */
+  bitrateBps?: number
+  /** 1 or 2, to send and to receive. Default 1. */
+  channels?: 1 | 2
+  /** Length of an Opus packet, ms: shorter is less delay and more overhead. Default 20. */
+  frameMs?: 10 | 20 | 40 | 60
+  /** In-band forward error correction. Default true. */
+  fec?: boolean
+  /** Discontinuous transmission: next to nothing is sent in silence. Default false. */
+  dtx?: boolean
+  /** Encoder complexity, 0 (fast) to 10 (good). Default 9. */
+  complexity?: number
+}
+
+export interface VideoConfig {
+  /** bit/s, 50 000 to 50 000 000. Default 4 000 000. */
+  maxBitrateBps?: number
+  /** bit/s, 50 000 to 50 000 000. Default by resolution, 1 500 000 at 1280x720. */
+  startBitrateBps?: number
+  /** Pictures beyond this rate are not encoded, 1 to 120. Default 30. */
+  maxFps?: number
+  /** Wider pictures are scaled down, 16 to 4096 pixels. Default 1920. */
+  maxWidth?: number
+  /** Higher pictures are scaled down, 16 to 4096 pixels. Default 1080. */
+  maxHeight?: number
+}
+
+export interface ReconnectConfig {
+  /** Come back when signaling or a connection is lost. Default true. */
+  enabled?: boolean
+  /** Tries in a row before giving up, 1 to 1 000 000. Default: no limit. */
+  maxAttempts?: number
+  /** First delay, ms, 1 to 60 000; it doubles with each try, with jitter. Default 250. */
+  initialDelayMs?: number
+  /** Longest delay, ms, 1 to 600 000. Default 4 000. */
+  maxDelayMs?: number
+}
+
+/**
+ * Settings of a `WebRtcTransport`. A key that is unknown, or whose work is not built yet, is `ERR_CONFIG`: no option is accepted
+ * and ignored.
+ */
+export interface WebRtcConfig {
+  /** `ws://` or `wss://` URL of the signaling server. Required unless `signalingServer` is given. */
+  signalingUrl?: string
+  /** A signaling server of this process to join: one that runs, or where to start one (closed with the transport). */
+  signalingServer?: SignalingServer | { port: number; host?: string }
+  /** 1 to 128 of `A-Z a-z 0-9 . _ ~ : @ + = / -`, unique in the room. Generated when absent. */
+  peerId?: string
+  /** Peers of one room see each other. Same characters as `peerId`. Default `default`. */
+  room?: string
+  /** Credential for the signaling server. */
+  token?: string
+  /** Remote peers at most, 1 to 256. Default 10. */
+  maxPeers?: number
+  /** Default `opus`. */
+  audioCodec?: 'opus'
+  /** Preferred codec to send; falls back to what the peer has. Default `vp9`. */
+  videoCodec?: VideoCodec
+  /** Whether connections have a data channel. Default true. */
+  enableDataChannel?: boolean
+  /** Default `reliable`. */
+  dataChannelMode?: DataChannelMode
+  /** Connect to everyone announced in the room; else only `connectPeer` offers. Default true. */
+  autoConnect?: boolean
+  /** Only these peers are connected to, here and at the server; at most 256 ids. Default: everyone. */
+  allowPeers?: string[]
+  /** These peers are never connected to; at most 256 ids. Default: none. */
+  denyPeers?: string[]
+  reconnect?: ReconnectConfig
+  audio?: AudioConfig
+  video?: VideoConfig
+}
+
+/** @internal A configuration with every default filled in. */
+export interface ResolvedConfig {
+  peerId: string
+  room: string
+  token: string | undefined
+  signalingUrl: string | undefined
+  signalingServer: WebRtcConfig['signalingServer']
+  capabilities: string[]
+  lists: { allowPeers?: string[]; denyPeers?: string[] }
+  reconnect: ReconnectConfig
+  native: TransportOptions
+}
+
+const KEYS: readonly (keyof WebRtcConfig)[] = [
+  ...(['signalingUrl', 'signalingServer', 'peerId', 'room', 'token', 'maxPeers', 'audioCodec'] as const),
+  ...(['videoCodec', 'enableDataChannel', 'dataChannelMode', 'autoConnect', 'allowPeers', 'denyPeers'] as const),
+  ...(['reconnect', 'audio', 'video'] as const),
+]
+
+/** Options of the contract whose work is still to come. */
+const NOT_YET: Record<string, string> = {
+  stunServers: 'STUN servers are not used yet: peers are reached at their host addresses',
+  turnServers: 'TURN relays are not used yet',
+  iceTransportPolicy: 'relayed connections are not built yet',
+  identity: 'signed identities are not built yet',
+  trustedPeers: 'signed identities are not built yet',
+  'reconnect.graceMs': 'keeping a silent connection is not built yet',
+  'video.content': 'adapting to the kind of content is not built yet',
+}
+
+/** @internal Throws `ERR_CONFIG` naming the field, its value and what is allowed. */
+export function resolveConfig(config: WebRtcConfig): ResolvedConfig {
+  refuseNotYet('', config)
+  refuseNotYet('reconnect.', config?.reconnect)
+  refuseNotYet('video.', config?.video)
+  checkKnownKeys('config', config, KEYS)
+  const { signalingUrl, signalingServer, room = 'default', token } = config
+  const peerId = config.peerId ?? `peer-${randomBytes(8).toString('hex')}`
+  if (!isName(peerId)) throw configError('peerId', peerId, NAME_RULE)
+  if (!isName(room)) throw configError('room', room, NAME_RULE)
+  if (token !== undefined && typeof token !== 'string') throw configError('token', 'what was given', 'a string')
+  if ((signalingUrl === undefined) === (signalingServer === undefined)) {
+    throw new WebRtcError('ERR_CONFIG', 'signalingUrl, signalingServer: give one of the two')
+  }
+  if (signalingUrl !== undefined && typeof signalingUrl !== 'string') {
+    throw configError('signalingUrl', signalingUrl, 'a ws:// or wss:// URL')
+  }
+  if (config.audioCodec !== undefined) oneOf('audioCodec', config.audioCodec, ['opus'])
+  const preferred = oneOf('videoCodec', config.videoCodec ?? 'vp9', ['vp9', 'vp8', 'h264'])
+  const data = bool('enableDataChannel', config.enableDataChannel, true)
+  const mode = oneOf('dataChannelMode', config.dataChannelMode ?? 'reliable', ['reliable', 'unordered', 'unreliable'])
+  const audio = config.audio ?? {}
+  const video = config.video ?? {}
+  const reconnect = config.reconnect ?? {}
+  checkKnownKeys('audio', audio, ['bitrateBps', 'channels', 'frameMs', 'fec', 'dtx', 'complexity'])
+  checkKnownKeys('video', video, ['maxBitrateBps', 'startBitrateBps', 'maxFps', 'maxWidth', 'maxHeight'])
+  checkKnownKeys('reconnect', reconnect, ['enabled', 'maxAttempts', 'initialDelayMs', 'maxDelayMs'])
+  const lists = { ...peerList('allowPeers', config.allowPeers), ...peerList('denyPeers', config.denyPeers) }
+  const maxBitrate = integer('video.maxBitrateBps', video.maxBitrateBps ?? 4_000_000, 50_000, 50_000_000)
+  return {
+    peerId,
+    room,
+    token,
+    signalingUrl,
+    signalingServer,
+    capabilities: ['audio', 'video', ...(data ? ['data'] : [])],
+    lists,
+    reconnect,
+    native: {
+      peerId,
+      maxPeers: integer('maxPeers', config.maxPeers ?? 10, 1, 256),
+      autoConnect: bool('autoConnect', config.autoConnect, true),
+      ...(data ? { dataMode: mode } : {}),
+      videoCodecs: [preferred, ...(['vp9', 'vp8', 'h264'] as const).filter((c) => c !== preferred)],
+      ...lists,
+      retryEnabled: bool('reconnect.enabled', reconnect.enabled, true),
+      ...(reconnect.maxAttempts === undefined
+        ? {}
+        : { retryMaxAttempts: integer('reconnect.maxAttempts', reconnect.maxAttempts, 1, 1_000_000) }),
+      retryInitialDelayMs: integer('reconnect.initialDelayMs', reconnect.initialDelayMs ?? 250, 1, 60_000),
+      retryMaxDelayMs: integer('reconnect.maxDelayMs', reconnect.maxDelayMs ?? 4000, 1, 600_000),
+      ...(audio.bitrateBps === undefined
+        ? {}
+        : { audioBitrateBps: integer('audio.bitrateBps', audio.bitrateBps, 6000, 510_000) }),
+      audioChannels: oneOf('audio.channels', audio.channels ?? 1, [1, 2]),
+      audioFrameMs: oneOf('audio.frameMs', audio.frameMs ?? 20, [10, 20, 40, 60]),
+      audioFec: bool('audio.fec', audio.fec, true),
+      audioDtx: bool('audio.dtx', audio.dtx, false),
+      audioComplexity: integer('audio.complexity', audio.complexity ?? 9, 0, 10),
+      ...(video.startBitrateBps === undefined
+        ? {}
+        : { videoStartBitrateBps: integer('video.startBitrateBps', video.startBitrateBps, 50_000, 50_000_000) }),
+      videoMaxBitrateBps: maxBitrate,
+      videoMaxFps: integer('video.maxFps', video.maxFps ?? 30, 1, 120),
+      videoMaxWidth: integer('video.maxWidth', video.maxWidth ?? 1920, 16, 4096),
+      videoMaxHeight: integer('video.maxHeight', video.maxHeight ?? 1080, 16, 4096),
+    },
+  }
+}
+
+function refuseNotYet(prefix: string, options: unknown): void {
+  if (typeof options !== 'object' || options === null) return
+  for (const key of Object.keys(options)) {
+    const why = NOT_YET[prefix + key]
+    if (why) throw new WebRtcError('ERR_CONFIG', `${prefix}${key}: ${why}; leave it out`)
+  }
+}
+
+function peerList(field: 'allowPeers' | 'denyPeers', ids: string[] | undefined): ResolvedConfig['lists'] {
+  if (ids === undefined) return {}
+  if (!(Array.isArray(ids) && ids.length <= MAX_LISTED_PEERS && ids.every(isName))) {
+    throw configError(field, ids, `at most ${MAX_LISTED_PEERS} peer ids`)
+  }
+  return { [field]: [...ids] }
+}
+
+function bool(field: string, value: unknown, fallback: boolean): boolean {
+  if (value === undefined) return fallback
+  if (typeof value !== 'boolean') throw configError(field, value, 'true or false')
+  return value
+}
+
+function integer(field: string, value: unknown, min: number, max: number): number {
+  if (Number.isInteger(value) && (value as number) >= min && (value as number) <= max) return value as number
+  throw configError(field, value, `an integer from ${min} to ${max}`)
+}
+
+function oneOf<T>(field: string, value: T, allowed: readonly T[]): T {
+  if (allowed.includes(value)) return value
+  throw configError(field, value, `one of ${allowed.join(', ')}`)
+}

@@ -1,0 +1,27 @@
+import { WebRtcError, type WebRtcErrorCode } from '../errors.js'
+import type { NativeError } from './binding.cjs'
+
+/** The value of a native call, or the exception for the error it returned instead. */
+export function unwrap<T>(result: T | NativeError): T {
+  if (isNativeError(result)) throw toError(result)
+  return result
+}
+
+/** For native calls that return nothing but, perhaps, an error. */
+export function check(error: NativeError | null | undefined): void {
+  if (error) throw toError(error)
+}
+
+export function toError(error: NativeError): WebRtcError {
+  return new WebRtcError(error.code as WebRtcErrorCode, error.message, { peerId: error.peerId })
+}
+
+function isNativeError(value: unknown): value is NativeError {
+  return (
+    typeof value === 'object' &&
+    value !== null &&
+    typeof (value as NativeError).code === 'string' &&
+    typeof (value as NativeError).message === 'string' &&
+    (value as NativeError).code.startsWith('ERR_')
+  )
+}

@@ -1,0 +1,82 @@
+import type { AudioData, BinaryData, DataKind, JsonData, RuntimeData, TextData, AudioMixData } from '../data.js'
+import { checkKnownKeys, configError } from '../errors.js'
+import type { VideoFrame } from '../frame.js'
+
+/** What a port takes or gives. `any`: whatever comes. */
+export type PortKind = DataKind | 'any'
+
+/** What a node is given, by the kind of its port: a picture comes as its `VideoFrame`, anything else as `RuntimeData`. */
+export interface NodeInputs {
+  audio: AudioData
+  video: VideoFrame
+  text: TextData
+  json: JsonData
+  binary: BinaryData
+  audioMix: AudioMixData
+  any: VideoFrame | Exclude<RuntimeData, { kind: 'video' }>
+}
+
+/** What a node gives out: an item for its only (or first) output, or nothing to drop the input. */
+// biome-ignore lint/suspicious/noConfusingVoidType: a process() that returns nothing is usual
+export type NodeOutput = VideoFrame | RuntimeData | null | undefined | void
+
+export interface NodeContext {
+  /** The node's id in the manifest. */
+  readonly nodeId: string
+  /** The input port. */
+  readonly port: string
+  /** The peer in whose instance it runs; undefined outside a peer's instance. */
+  readonly peerId: string | undefined
+  /** The definition's `params`, overridden by those of the manifest. */
+  readonly params: Readonly<Record<string, unknown>>
+  /** When the item was captured, in microseconds. */
+  readonly timestampUs: number
+  /** This node's own, for as long as its instance lives: keep state here, not in the definition. */
+  readonly state: Record<string, unknown>
+  /** Gives an item out at an output, by name; for nodes with several outputs or several items. */
+  emit(port: string, item: VideoFrame | RuntimeData): void
+}
+
+export interface NodeDefinition<I extends Record<string, PortKind> = Record<string, PortKind>> {
+  /** Its name in manifests (`node_type`). */
+  type: string
+  /** Input ports: name and kind. */
+  inputs: I
+  /** Output ports: name and kind. */
+  outputs: Record<string, PortKind>
+  /** Parameters and their defaults. */
+  params?: Record<string, unknown>
+  /**
+   * Processes one item. Its inputs are closed when what it returns has settled; what it returns is handed on. It may be a function,
+   * return a promise, or be an async generator. One that throws is handled by the node's `on_error`.
+   */
+  process(
+    input: NodeInputs[I[keyof I]],
+    context: NodeContext,
+  ): NodeOutput | Promise<NodeOutput> | AsyncIterable<NodeOutput> | Iterable<NodeOutput>
+}
+
+/** Checks a node definition, for `runner.register`. Throws `ERR_CONFIG` naming the field. */
+export function defineNode<const I extends Record<string, PortKind>>(definition: NodeDefinition<I>): NodeDefinition<I> {
+  checkKnownKeys('node', definition, ['type', 'inputs', 'outputs', 'params', 'process'])
+  const { type, inputs, outputs, params, process } = definition
+  if (typeof type !== 'string' || type === '') throw configError('node.type', type, 'a name')
+  if (typeof process !== 'function') throw configError('node.process', process, 'a function')
+  if (params !== undefined && (typeof params !== 'object' || params === null)) {
+    throw configError('node.params', params, 'an object of defaults')
+  }
+  checkPorts('node.inputs', inputs)
+  checkPorts('node.outputs', outputs)
+  return definition
+}
+
+const KINDS: readonly PortKind[] = ['audio', 'video', 'text', 'json', 'binary', 'audioMix', 'any']
+
+function checkPorts(field: string, ports: unknown): void {
+  if (typeof ports !== 'object' || ports === null || Object.keys(ports).length === 0) {
+    throw configError(field, ports, "an object such as { in: 'video' }")
+  }
+  for (const [name, kind] of Object.entries(ports)) {
+    if (!KINDS.includes(kind as PortKind)) throw configError(`${field}.${name}`, kind, `one of ${KINDS.join(', ')}`)
+  }
+}

@@ -1,0 +1,627 @@
+import { DataChannel, type DataChannelOptions, sendMessage } from './channel.js'
+import { type ResolvedConfig, resolveConfig, type WebRtcConfig } from './config.js'
+import { fromNative, release, type Sendable, share, toNative, type TransportData, withTimestamp } from './data.js'
+import { checkKnownKeys, configError, WebRtcError } from './errors.js'
+import type { Announcement, ItemOut, NativeCounters, NativeEvent, NativeTransport } from './native/binding.cjs'
+import { native } from './native/load.js'
+import { check, toError, unwrap } from './native/result.js'
+import { type ManifestSource, PipelineRunner } from './pipeline/runner.js'
+import { MultiPeerSession, type Received, type SessionHost } from './session.js'
+import { SignalingClient } from './signaling/client.js'
+import type { SignalingPeer } from './signaling/client-events.js'
+import { TypedEvents } from './signaling/events.js'
+import { SignalingServer } from './signaling/server.js'
+import { type RTCStats, toReport } from './stats.js'
+
+/** The id of a peer. */
+export type PeerId = string
+
+/** W3C `RTCPeerConnectionState`. */
+export type PeerConnectionState = 'new' | 'connecting' | 'connected' | 'disconnected' | 'failed' | 'closed'
+
+export interface PeerInfo {
+  id: PeerId
+  /** State of the connection; `new` until there is one. */
+  state: PeerConnectionState
+  /** What it announced that it can do. */
+  capabilities: string[]
+  /** Its own data, as announced. */
+  metadata: unknown
+  /** What it can be sent, once connected. */
+  tracks: { audio: boolean; video: 'vp9' | 'vp8' | 'h264' | null }
+  /** Bytes sent on the data channel and not yet acknowledged. */
+  bufferedAmount: number
+}
+
+export interface TransportEvents {
+  /** A peer announced itself in the room. */
+  peerjoined: { peerId: PeerId; capabilities: string[]; metadata: unknown }
+  /** A peer left the room. */
+  peerleft: { peerId: PeerId; reason: string }
+  /** The connection to a peer changed, and why. */
+  peerstatechange: { peerId: PeerId; state: PeerConnectionState; reason: string }
+  /** A message on the built-in channel. */
+  data: Received
+  /** Decoded audio. */
+  audio: Received
+  /** A decoded picture: its frame is closed when the promises that listeners return have settled. */
+  video: Received
+  /** A peer opened a further channel. */
+  channel: { peerId: PeerId; channel: DataChannel }
+  /** Something failed that no call waits for. Without a listener it is a process warning, never a throw. */
+  error: WebRtcError
+}
+
+export interface ConnectOptions {
+  signal?: AbortSignal
+  /** Default 10 000. */
+  timeoutMs?: number
+}
+
+/** Totals of one transport. */
+export type TransportCounters = NativeCounters
+
+/** Runs pipelines over what peers send. */
+export interface PipelineTransport {
+  execute(manifest: ManifestSource, data: Sendable): Promise<TransportData | null>
+  stream(manifest: ManifestSource): Promise<MultiPeerSession>
+}
+
+/**
+ * A member of a room: meets its peers through signaling, connects to each of them, and exchanges audio, video and data.
+ *
+ * Close it (`close()`, or `await using`): it owns sockets and threads.
+ */
+export class WebRtcTransport extends TypedEvents<TransportEvents> implements PipelineTransport, AsyncDisposable {
+  /** Node types of your own are registered here. */
+  readonly runner = new PipelineRunner()
+  readonly #config: ResolvedConfig
+  readonly #native: NativeTransport
+  readonly #host: SessionHost
+  readonly #roster = new Map<PeerId, SignalingPeer>()
+  readonly #sessions = new Set<MultiPeerSession>()
+  readonly #channels = new Map<string, DataChannel>()
+  readonly #opening = new Map<string, Settle<DataChannel> & { label: string }>()
+  readonly #connects = new Map<number, Settle<PeerId>>()
+  readonly #statistics = new Map<number, Settle<Map<string, RTCStats>>>()
+  readonly #drains = new Map<PeerId, Settle<void>[]>()
+  #signaling: SignalingClient | undefined
+  #ownServer: SignalingServer | undefined
+  #nextRequest = 1
+  #subscribed = { audio: false, video: false }
+  #closed: Promise<void> | undefined
+
+  /**
+   * Joins signaling, announces itself and starts to connect to everyone in the room. Throws `ERR_CONFIG` naming the field,
+   * `ERR_SIGNALING`, `ERR_UNAUTHORIZED`, `ERR_PEER_DENIED`, `ERR_RATE_LIMITED`.
+   */
+  static async create(config: WebRtcConfig): Promise<WebRtcTransport> {
+    const transport = new WebRtcTransport(resolveConfig(config))
+    try {
+      await transport.#join()
+    } catch (error) {
+      await transport.close()
+      throw error
+    }
+    return transport
+  }
+
+  private constructor(config: ResolvedConfig) {
+    super()
+    this.#config = config
+    // Weak, so that a transport that is only reachable from its own wake-up can be collected.
+    const weak = new WeakRef(this)
+    this.#native = unwrap(native.NativeTransport.open(config.native, () => weak.deref()?.drain()))
+    this.#host = {
+      native: this.#native,
+      runner: this.runner,
+      sendToPeer: (peerId, data) => this.sendToPeer(peerId, data),
+      broadcast: (data, exclude) => this.broadcast(data, exclude),
+      hasLeft: (peerId) => this.#gone.has(peerId),
+      wantsChanged: () => this.#subscribe(),
+      closed: (session) => {
+        this.#sessions.delete(session)
+        this.#subscribe()
+      },
+    }
+  }
+
+  readonly #gone = new Set<PeerId>()
+
+  get peerId(): PeerId {
+    return this.#config.peerId
+  }
+
+  get room(): string {
+    return this.#config.room
+  }
+
+  /** Connects to a peer, or waits until that is done: it must announce itself and its data channel must open within the timeout. */
+  connectPeer(peerId: PeerId, options: ConnectOptions = {}): Promise<PeerId> {
+    checkId(peerId)
+    checkKnownKeys('options', options, ['signal', 'timeoutMs'])
+    const { signal, timeoutMs = 10_000 } = options
+    if (!(Number.isFinite(timeoutMs) && timeoutMs > 0)) throw configError('timeoutMs', timeoutMs, 'milliseconds over 0')
+    if (this.#closed) return Promise.reject(closedError())
+    if (signal?.aborted) return Promise.reject(abortedError(signal, peerId))
+    return new Promise((resolve, reject) => {
+      const request = this.#request()
+      const onAbort = () => {
+        this.#connects.delete(request)
+        this.#native.cancelConnect(request)
+        reject(abortedError(signal!, peerId))
+      }
+      signal?.addEventListener('abort', onAbort, { once: true })
+      const settled = () => signal?.removeEventListener('abort', onAbort)
+      this.#connects.set(request, {
+        resolve: (id) => {
+          settled()
+          resolve(id)
+        },
+        reject: (error) => {
+          settled()
+          reject(error)
+        },
+      })
+      this.#native.connectPeer(peerId, request, timeoutMs)
+    })
+  }
+
+  /** Ends the connection to a peer. It is not offered to again by itself; its own offers are answered. */
+  async disconnectPeer(peerId: PeerId): Promise<void> {
+    checkId(peerId)
+    if (this.#closed) throw closedError()
+    this.#native.disconnectPeer(peerId, 'disconnectPeer')
+  }
+
+  /** Everyone announced in the room, sorted by id, with the state of the connection to each. */
+  listPeers(): PeerInfo[] {
+    if (this.#closed) return []
+    const links = new Map(this.#native.peers().map((peer) => [peer.peerId, peer]))
+    return [...this.#roster.values()]
+      .map(({ peerId, capabilities, userData }) => {
+        const link = links.get(peerId)
+        return {
+          id: peerId,
+          state: (link?.state ?? 'new') as PeerConnectionState,
+          capabilities: [...capabilities],
+          metadata: userData,
+          tracks: { audio: link?.audio ?? false, video: (link?.videoCodec ?? null) as PeerInfo['tracks']['video'] },
+          bufferedAmount: link?.bufferedAmount ?? 0,
+        }
+      })
+      .sort((a, b) => (a.id < b.id ? -1 : 1))
+  }
+
+  /**
+   * Sends to one peer. Messages (text, JSON, binary) resolve when they are accepted below the high-water mark of 1 MiB. Audio and
+   * video resolve when they wait for the encoder; a picture that still waits is replaced by the next. Takes its own reference to
+   * a frame before it returns.
+   *
+   * Throws `ERR_PEER_NOT_FOUND` (no such peer, or not connected), `ERR_MESSAGE_TOO_LARGE` before anything is sent, `ERR_CODEC`
+   * when there is no common codec, `ERR_RATE_LIMITED` when 64 MiB wait because sends are not awaited.
+   */
+  async sendToPeer(peerId: PeerId, data: Sendable): Promise<void> {
+    checkId(peerId)
+    if (this.#closed) throw closedError()
+    const { data: runtime } = withTimestamp(data)
+    switch (runtime.kind) {
+      case 'text':
+      case 'json':
+      case 'binary':
+        if (!sendMessage(this.#native, peerId, 0, runtime)) await this.#drained(peerId)
+        return
+      case 'audio':
+      case 'video': {
+        const { item, frame } = toNative(data)
+        check(this.#native.sendMedia(peerId, item, frame))
+        return
+      }
+      default:
+        toNative(data)
+        throw configError('kind', runtime.kind, 'audio, video, text, json or binary; a mix goes through a pipeline first')
+    }
+  }
+
+  /**
+   * Sends to every connected peer but `exclude`. Audio and video are encoded once for all who take the same codec. No peer waits
+   * for another; rejects with the first error, its `cause` an `AggregateError` of `WebRtcError`s by `peerId`.
+   */
+  async broadcast(data: Sendable, exclude: PeerId[] = []): Promise<void> {
+    if (this.#closed) throw closedError()
+    if (!Array.isArray(exclude)) throw configError('exclude', exclude, 'peer ids')
+    const { kind } = withTimestamp(data).data
+    if (kind === 'audio' || kind === 'video') {
+      const { item, frame } = toNative(data)
+      throwAll(this.#native.broadcastMedia(exclude, item, frame).map(toError))
+      return
+    }
+    const peers = this.listPeers().filter(({ id, state }) => state === 'connected' && !exclude.includes(id))
+    const results = await Promise.allSettled(peers.map(({ id }) => this.sendToPeer(id, data)))
+    throwAll(results.flatMap((result) => (result.status === 'rejected' ? [result.reason as WebRtcError] : [])))
+  }
+
+  /** Opens a further data channel to a connected peer. */
+  openChannel(peerId: PeerId, label: string, options: DataChannelOptions = {}): Promise<DataChannel> {
+    checkId(peerId)
+    checkKnownKeys('options', options, ['mode', 'protocol'])
+    const { mode = 'reliable', protocol = '' } = options
+    if (typeof label !== 'string' || label === 'data' || Buffer.byteLength(label) > 1024) {
+      throw configError('label', label, "a string of at most 1024 bytes, and not 'data'")
+    }
+    if (this.#closed) return Promise.reject(closedError())
+    return new Promise((resolve, reject) => {
+      const channel = unwrap(this.#native.openChannel(peerId, label, mode, protocol))
+      this.#opening.set(`${channel}/${peerId}`, { resolve, reject, label })
+    })
+  }
+
+  /** One run of a manifest with fresh node state. */
+  execute(manifest: ManifestSource, data: Sendable): Promise<TransportData | null> {
+    return this.runner.executeUnary(manifest, data)
+  }
+
+  /** Starts a session: a pipeline that lives as long as the call. Throws `ERR_MANIFEST` naming the place. */
+  async stream(manifest: ManifestSource): Promise<MultiPeerSession> {
+    if (this.#closed) throw closedError()
+    const session = new MultiPeerSession(this.#host, this.runner.plan(manifest))
+    this.#sessions.add(session)
+    return session
+  }
+
+  /** Statistics of one peer or all: W3C names and units. */
+  getStats(peerId?: PeerId): Promise<Map<string, RTCStats>> {
+    if (this.#closed) return Promise.reject(closedError())
+    return new Promise((resolve, reject) => {
+      const request = this.#request()
+      this.#statistics.set(request, { resolve, reject })
+      this.#native.requestStats(request, peerId)
+    })
+  }
+
+  /** What was dropped or refused so far, in the whole transport. */
+  get counters(): TransportCounters {
+    return this.#native.counters()
+  }
+
+  /** Leaves the room and ends every connection and session. Idempotent; resolves when sockets and threads are gone. */
+  close(): Promise<void> {
+    this.#closed ??= this.#shutDown()
+    return this.#closed
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+
+  override on<K extends keyof TransportEvents>(name: K, listener: (event: TransportEvents[K]) => unknown): this {
+    super.on(name, listener)
+    this.#subscribe()
+    return this
+  }
+
+  override once<K extends keyof TransportEvents>(name: K, listener: (event: TransportEvents[K]) => unknown): this {
+    super.once(name, listener)
+    this.#subscribe()
+    return this
+  }
+
+  override off<K extends keyof TransportEvents>(name: K, listener: (event: TransportEvents[K]) => unknown): this {
+    super.off(name, listener)
+    this.#subscribe()
+    return this
+  }
+
+  // Signaling
+
+  async #join(): Promise<void> {
+    const { signalingServer, room, token, peerId, capabilities, lists, reconnect } = this.#config
+    let url = this.#config.signalingUrl
+    if (signalingServer instanceof SignalingServer) {
+      url = signalingServer.url
+    } else if (signalingServer) {
+      checkKnownKeys('signalingServer', signalingServer, ['port', 'host'])
+      this.#ownServer = await SignalingServer.listen(signalingServer)
+      url = this.#ownServer.url
+    }
+    const options = { url: url!, peerId, room, capabilities, reconnect, ...lists, ...(token ? { token } : {}) }
+    const client = await SignalingClient.connect(options)
+    this.#signaling = client
+    client.on('joined', (peer) => this.#native.peerJoined(announcement(peer)))
+    client.on('left', ({ peerId }) => this.#native.peerLeft(peerId))
+    client.on('disconnected', ({ peerId, reason }) => this.#native.peerDisconnected(peerId, reason))
+    client.on('offer', ({ from, sdp }) => this.#native.offer(from, sdp))
+    client.on('answer', ({ from, sdp }) => this.#native.answer(from, sdp))
+    client.on('candidate', ({ from, candidate, sdpMid, sdpMLineIndex }) =>
+      this.#native.candidate(from, candidate, sdpMid ?? undefined, sdpMLineIndex ?? undefined),
+    )
+    client.on('reconnecting', ({ attempt }) => {
+      if (attempt === 1) this.#native.signalingLost()
+    })
+    client.on('reconnected', ({ peers }) => this.#native.announced(peers.map(announcement)))
+    client.on('error', (error) => this.#error(error))
+    client.on('close', ({ error }) => {
+      if (error && !this.#closed) this.#error(error)
+    })
+    this.#native.announced(client.peers.map(announcement))
+  }
+
+  /** Hands a signal to the server; what it refuses goes back to the mesh. */
+  #signal(event: NativeEvent): void {
+    const { kind, text = '', detail, number } = event
+    const peerId = event.peerId!
+    const client = this.#signaling
+    if (client?.state !== 'connected') {
+      // Candidates would be of no use later; an offer or answer is tried again by the mesh.
+      if (kind !== 'candidate') this.#native.signalError(peerId, NOT_DELIVERED, 'signaling is not connected')
+      return
+    }
+    const sent =
+      kind === 'offer'
+        ? client.offer(peerId, text)
+        : kind === 'answer'
+          ? client.answer(peerId, text)
+          : client.candidate(peerId, {
+              candidate: text,
+              ...(detail === undefined ? {} : { sdpMid: detail }),
+              ...(number === undefined ? {} : { sdpMLineIndex: number }),
+            })
+    sent.catch((error: WebRtcError) => {
+      if (!this.#closed) this.#native.signalError(peerId, error.signalingCode ?? NOT_DELIVERED, error.message)
+    })
+  }
+
+  // Events
+
+  /** @internal Takes what the addon has for us. */
+  drain(): void {
+    const events = this.#native.drain(MAX_EVENTS_A_TURN)
+    for (const event of events) this.#handle(event)
+    // The rest waits until others had their turn.
+    if (events.length >= MAX_EVENTS_A_TURN) setImmediate(() => this.drain())
+  }
+
+  #handle(event: NativeEvent): void {
+    const peerId = event.peerId ?? ''
+    switch (event.kind) {
+      case 'offer':
+      case 'answer':
+      case 'candidate':
+        this.#signal(event)
+        break
+      case 'connected': {
+        const waiting = take(this.#connects, event.number!)
+        if (event.error) waiting?.reject(toError(event.error))
+        else waiting?.resolve(peerId)
+        break
+      }
+      case 'joined': {
+        const peer: SignalingPeer = {
+          peerId,
+          capabilities: JSON.parse(event.detail ?? '[]') as string[],
+          userData: JSON.parse(event.text ?? 'null'),
+        }
+        this.#roster.set(peerId, peer)
+        this.#gone.delete(peerId)
+        this.#emit('peerjoined', { peerId, capabilities: peer.capabilities, metadata: peer.userData })
+        break
+      }
+      case 'left':
+        this.#roster.delete(peerId)
+        this.#forget(peerId)
+        for (const session of this.#sessions) session.peerLeft(peerId)
+        this.#emit('peerleft', { peerId, reason: event.text ?? '' })
+        break
+      case 'state': {
+        const state = event.text as PeerConnectionState
+        if (state === 'closed' || state === 'failed') this.#failDrains(peerId, `the connection is ${state}`)
+        this.#emit('peerstatechange', { peerId, state, reason: event.detail ?? '' })
+        break
+      }
+      case 'message':
+        this.#message(peerId, event.number!, event.item!)
+        break
+      case 'media': {
+        const data = fromNative(event.item!)
+        this.#give(data.data.kind as 'audio' | 'video', { peerId, data })
+        break
+      }
+      case 'drained':
+        this.#drainedNow(peerId, event.number!)
+        break
+      case 'channelOpen':
+        this.#channelOpen(peerId, event.number!, event.text ?? '')
+        break
+      case 'channelClosed':
+        this.#channelClosed(peerId, event.number!)
+        break
+      case 'stats':
+        take(this.#statistics, event.number!)?.resolve(toReport(event.stats ?? [], Date.now()))
+        break
+      case 'error':
+        this.#error(toError(event.error!))
+        break
+    }
+  }
+
+  #message(peerId: PeerId, channel: number, item: ItemOut): void {
+    let data: TransportData
+    try {
+      data = fromNative(item)
+    } catch (cause) {
+      this.#error(new WebRtcError('ERR_SIGNALING', 'a message marked as JSON is not JSON; dropped', { peerId, cause }))
+      return
+    }
+    if (channel === 0) {
+      this.#give('data', { peerId, data })
+    } else if (data.data.kind === 'text' || data.data.kind === 'json' || data.data.kind === 'binary') {
+      this.#channels.get(`${channel}/${peerId}`)?.receive(data.data, (error) => this.#threw(error))
+    }
+  }
+
+  /** Each session and the listeners get a reference of their own. */
+  #give(name: 'audio' | 'video' | 'data', received: Received): void {
+    for (const session of this.#sessions) {
+      if (session.receiving) session.deliver({ ...received, data: share(received.data) })
+    }
+    const returned: unknown[] = []
+    this.dispatch(name, received, (error) => this.#threw(error), returned)
+    const pending = returned.filter((value) => value instanceof Promise || isThenable(value))
+    if (pending.length === 0) {
+      release(received.data)
+      return
+    }
+    void Promise.allSettled(pending).then((results) => {
+      release(received.data)
+      for (const result of results) if (result.status === 'rejected') this.#threw(result.reason)
+    })
+  }
+
+  #emit<K extends keyof TransportEvents>(name: K, event: TransportEvents[K]): void {
+    this.dispatch(name, event, (error) => this.#threw(error))
+  }
+
+  #error(error: WebRtcError): void {
+    if (this.dispatch('error', error, (thrown) => warn(thrown))) return
+    warn(error)
+  }
+
+  /** A listener threw: its own fault, and nobody else's. */
+  #threw(cause: unknown): void {
+    this.#error(new WebRtcError('ERR_NODE', `a listener threw: ${(cause as Error)?.message ?? cause}`, { cause }))
+  }
+
+  /** Media comes to JavaScript only while somebody there wants it. */
+  #subscribe(): void {
+    if (this.#closed) return
+    const receiving = [...this.#sessions].some((session) => session.receiving)
+    const audio = receiving || this.listenerCount('audio') > 0
+    const video = receiving || this.listenerCount('video') > 0
+    if (audio === this.#subscribed.audio && video === this.#subscribed.video) return
+    this.#subscribed = { audio, video }
+    this.#native.subscribe(audio, video)
+  }
+
+  // Channels and backpressure
+
+  #drained(peerId: PeerId): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const waiting = this.#drains.get(peerId) ?? []
+      waiting.push({ resolve, reject })
+      this.#drains.set(peerId, waiting)
+    })
+  }
+
+  #drainedNow(peerId: PeerId, channel: number): void {
+    if (channel !== 0) {
+      this.#channels.get(`${channel}/${peerId}`)?.drained((error) => this.#threw(error))
+      return
+    }
+    for (const { resolve } of take(this.#drains, peerId) ?? []) resolve()
+  }
+
+  #failDrains(peerId: PeerId, why: string): void {
+    for (const { reject } of take(this.#drains, peerId) ?? []) {
+      reject(new WebRtcError('ERR_PEER_NOT_FOUND', `what waited for peer '${peerId}' was not sent: ${why}`, { peerId }))
+    }
+  }
+
+  #channelOpen(peerId: PeerId, number: number, label: string): void {
+    const key = `${number}/${peerId}`
+    const channel = new DataChannel(this.#native, peerId, number, label)
+    this.#channels.set(key, channel)
+    const waiting = take(this.#opening, key)
+    if (waiting) waiting.resolve(channel)
+    else this.#emit('channel', { peerId, channel })
+  }
+
+  #channelClosed(peerId: PeerId, number: number): void {
+    const key = `${number}/${peerId}`
+    const waiting = take(this.#opening, key)
+    waiting?.reject(new WebRtcError('ERR_CLOSED', `channel '${waiting.label}' did not open`, { peerId }))
+    take(this.#channels, key)?.ended((error) => this.#threw(error))
+  }
+
+  #forget(peerId: PeerId): void {
+    this.#failDrains(peerId, 'it left')
+    this.#gone.add(peerId)
+    // Only to answer recvFromPeer for those who left lately.
+    if (this.#gone.size > MAX_REMEMBERED) this.#gone.delete(this.#gone.values().next().value!)
+  }
+
+  // The end
+
+  async #shutDown(): Promise<void> {
+    for (const session of [...this.#sessions]) await session.close()
+    // Both say goodbye at once, so that peers learn of it as soon as can be.
+    await Promise.all([this.#native.close(), this.#signaling?.disconnect('closed')])
+    await this.#ownServer?.close()
+    this.runner.close()
+    const error = closedError()
+    for (const map of [this.#connects, this.#statistics, this.#opening] as Map<unknown, Settle<never>>[]) {
+      for (const { reject } of map.values()) reject(error)
+      map.clear()
+    }
+    for (const waiting of this.#drains.values()) for (const { reject } of waiting) reject(error)
+    this.#drains.clear()
+    for (const channel of this.#channels.values()) channel.ended((thrown) => warn(thrown))
+    this.#channels.clear()
+    // Frames that were on their way.
+    for (const { item } of this.#native.drain(MAX_EVENTS_A_TURN)) if (item?.frame) item.frame.close()
+  }
+
+  #request(): number {
+    const request = this.#nextRequest
+    this.#nextRequest = (request % 0xffff_ffff) + 1
+    return request
+  }
+}
+
+interface Settle<T> {
+  resolve(value: T): void
+  reject(error: WebRtcError): void
+}
+
+const MAX_EVENTS_A_TURN = 512
+const MAX_REMEMBERED = 1024
+/** Nothing said that the peer is gone: the mesh tries again. */
+const NOT_DELIVERED = -32006
+
+function take<K, V>(map: Map<K, V>, key: K): V | undefined {
+  const value = map.get(key)
+  map.delete(key)
+  return value
+}
+
+function announcement({ peerId, capabilities, userData }: SignalingPeer): Announcement {
+  return { peerId, capabilities, ...(userData === null ? {} : { userData: JSON.stringify(userData) }) }
+}
+
+function throwAll(errors: WebRtcError[]): void {
+  const [first] = errors
+  if (!first) return
+  const cause = new AggregateError(errors, 'not every peer was sent to')
+  const { code, message, peerId } = first
+  const more = errors.length > 1 ? ` (and ${errors.length - 1} more: see cause.errors)` : ''
+  throw new WebRtcError(code, message + more, { peerId, cause })
+}
+
+function checkId(peerId: unknown): void {
+  if (typeof peerId !== 'string' || peerId === '') throw configError('peerId', peerId, "a peer's id")
+}
+
+function closedError(): WebRtcError {
+  return new WebRtcError('ERR_CLOSED', 'the transport is closed')
+}
+
+function abortedError(signal: AbortSignal, peerId: string): WebRtcError {
+  return new WebRtcError('ERR_ABORTED', 'the call was aborted', { peerId, cause: signal.reason })
+}
+
+function isThenable(value: unknown): boolean {
+  return typeof (value as { then?: unknown } | undefined)?.then === 'function'
+}
+
+function warn(error: unknown): void {
+  process.emitWarning(error instanceof Error ? error : String(error), { code: 'REMOTEMEDIA_UNHANDLED' })
+}
