@@ -25,6 +25,12 @@ pub struct Config {
     pub video: VideoConfig,
     /// How long a connection may take to open before it is torn down and tried again. Default 10 s.
     pub connect_timeout: Duration,
+    /// If set, only these peers are connected to.
+    pub allow_peers: Option<Vec<String>>,
+    /// These peers are never connected to.
+    pub deny_peers: Option<Vec<String>>,
+    /// When a failed connection is tried again.
+    pub retry: remotemedia_mesh::Retry,
     /// Makes retries and identifiers repeatable in tests; `None`: from the system.
     pub seed: Option<u64>,
 }
@@ -72,6 +78,9 @@ impl Default for Config {
             audio: AudioConfig::default(),
             video: VideoConfig::default(),
             connect_timeout: Duration::from_secs(10),
+            allow_peers: None,
+            deny_peers: None,
+            retry: remotemedia_mesh::Retry::default(),
             seed: None,
         }
     }

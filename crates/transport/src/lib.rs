@@ -33,7 +33,7 @@ pub use stats::{InboundStats, OutboundStats, PeerStats, TransportCounters};
 pub use remotemedia_link::{
     CandidateKind, ChannelOptions, DataMode, InboundStats as LinkInbound, LinkStats, OutboundStats as LinkOutbound,
 };
-pub use remotemedia_mesh::{ConnectError, IceCandidate, PeerAnnouncement, PeerId, PeerState, Reason, Signal, Warning};
+pub use remotemedia_mesh::{ConnectError, IceCandidate, PeerAnnouncement, PeerId, PeerState, Reason, Retry, Signal, Warning};
 pub use transport::{PeerInfo, Transport};
 
 /// One data channel message.

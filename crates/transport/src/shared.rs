@@ -64,14 +64,15 @@ pub(crate) enum Command {
 
 pub(crate) struct Commands {
     queue: Mutex<VecDeque<Command>>,
-    waker: mio::Waker,
+    /// `None` once the net thread is gone: a waker holds a file descriptor.
+    waker: Mutex<Option<mio::Waker>>,
     woken: AtomicBool,
     dropped: AtomicU64,
 }
 
 impl Commands {
     pub(crate) fn new(waker: mio::Waker) -> Commands {
-        Commands { queue: Mutex::default(), waker, woken: AtomicBool::new(false), dropped: AtomicU64::new(0) }
+        Commands { queue: Mutex::default(), waker: Mutex::new(Some(waker)), woken: AtomicBool::new(false), dropped: AtomicU64::new(0) }
     }
 
     pub(crate) fn push(&self, command: Command) {
@@ -85,8 +86,10 @@ impl Commands {
             queue.push_back(command);
         }
         if !self.woken.swap(true, Ordering::AcqRel) {
-            // A waker only fails when its poll is gone, and then nobody is left to read the queue.
-            let _ = self.waker.wake();
+            if let Some(waker) = &*crate::lock(&self.waker) {
+                // A waker only fails when its poll is gone, and then nobody is left to read the queue.
+                let _ = waker.wake();
+            }
         }
     }
 
@@ -95,6 +98,12 @@ impl Commands {
         if self.woken.swap(false, Ordering::AcqRel) {
             into.append(&mut crate::lock(&self.queue));
         }
+    }
+
+    /// The net thread is gone: nothing is read any more.
+    pub(crate) fn close(&self) {
+        crate::lock(&self.waker).take();
+        crate::lock(&self.queue).clear();
     }
 
     pub(crate) fn dropped(&self) -> u64 {

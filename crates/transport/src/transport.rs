@@ -325,6 +325,7 @@ impl Transport {
             // A panic there was logged; there is nothing more to end.
             let _ = thread.join();
         }
+        self.shared.commands.close();
         self.shared.sessions.close_all();
         self.shared.outputs.clear();
         self.shared.audio_pool.close();

@@ -282,9 +282,6 @@ impl Entry {
         for (number, _) in self.channels.iter().filter(|(n, _)| **n != 0) {
             shared.events.push(Event::ChannelClosed { peer: self.peer.id.clone(), channel: *number });
         }
-        for number in self.channels.keys() {
-            shared.events.push(Event::Drained { peer: self.peer.id.clone(), channel: *number });
-        }
         self.peer.close_all_channels();
         self.peer.set_negotiated(false, None, 0);
         self.audio_in.mailbox.close();

@@ -81,6 +81,9 @@ impl Net {
             auto_connect: config.auto_connect,
             data: config.data.is_some(),
             connect_timeout: config.connect_timeout,
+            allow_peers: config.allow_peers.clone(),
+            deny_peers: config.deny_peers.clone(),
+            retry: config.retry.clone(),
             seed,
             ..MeshConfig::new(config.peer_id.clone())
         };
