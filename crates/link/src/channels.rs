@@ -83,7 +83,7 @@ impl Link {
             self.engine_send(now, channel.0, kind, data)?;
         }
         self.stats.messages_sent += 1;
-        self.drain(now);
+        self.touch(now);
         Ok(())
     }
 

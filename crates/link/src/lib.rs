@@ -21,6 +21,7 @@ mod depacketize;
 mod engine;
 mod error;
 mod event;
+mod incoming;
 mod link;
 mod media;
 mod nack;

@@ -5,18 +5,15 @@ use crate::channels::Channel;
 use crate::config::{Certificate, LinkConfig};
 use crate::engine::{self, Ssrcs};
 use crate::error::LinkError;
-use crate::event::{IceState, LinkEvent, LinkState, MediaKind, MessageKind, Negotiated, RtpIn, Transmit};
+use crate::event::{IceState, LinkEvent, LinkState, MessageKind, Negotiated, Transmit};
 use crate::media::RtpOut;
-use crate::resend::{RESEND_AFTER_CONNECT, RESEND_FOR, Resend};
+use crate::resend::Resend;
 use crate::sdp::Slot;
 use crate::sdp::remote::RemoteCodec;
 use crate::stats::{Drops, LinkStats};
-use crate::tap::{self, Shared};
+use crate::tap::Shared;
 use bytes::{Bytes, BytesMut};
 use rtc::peer_connection::RTCPeerConnection;
-use rtc::peer_connection::event::{RTCDataChannelEvent, RTCPeerConnectionEvent};
-use rtc::peer_connection::message::RTCMessage;
-use rtc::peer_connection::state::{RTCIceConnectionState, RTCPeerConnectionState};
 use rtc::peer_connection::transport::{RTCDtlsTransportState, RTCIceCandidateInit};
 use rtc::rtp_transceiver::RTCRtpSenderId;
 use rtc::sansio::Protocol;
@@ -33,10 +30,12 @@ pub const MAX_HELD_DATAGRAMS: usize = 32;
 pub const MAX_QUEUED_CANDIDATES: usize = 64;
 /// A held datagram is a handshake record or an early media packet; nothing longer is worth holding.
 const MAX_HELD_BYTES: usize = 1500;
-const MAX_QUEUED_RTP: usize = 4096;
+pub(crate) const MAX_QUEUED_RTP: usize = 4096;
 const MAX_QUEUED_MESSAGES: usize = 256;
 const MAX_QUEUED_MESSAGE_BYTES: usize = 8 << 20;
 pub(crate) const MAX_QUEUED_TRANSMITS: usize = 8192;
+/// Calls that one drive of the engine may answer.
+const MAX_TOUCHED: usize = 64;
 const MAX_LOCAL_CANDIDATES: usize = 32;
 
 /// One link to one peer. See the crate's documentation for its life.
@@ -79,14 +78,16 @@ pub struct Link {
     pub(crate) transmits: VecDeque<Transmit>,
     /// Messages that wait for an ICE restart.
     pub(crate) deferred: VecDeque<(usize, MessageKind, Bytes)>,
-    queued_rtp: usize,
-    queued_messages: usize,
-    queued_message_bytes: usize,
+    pub(crate) queued_rtp: usize,
+    pub(crate) queued_messages: usize,
+    pub(crate) queued_message_bytes: usize,
     paused: bool,
     held: VecDeque<(SocketAddr, SocketAddr, Bytes)>,
-    resend: Resend,
+    pub(crate) resend: Resend,
     timeout: Option<Instant>,
     now: Instant,
+    /// Calls since the engine was driven last.
+    touched: usize,
     pub(crate) selected: Option<(SocketAddr, SocketAddr)>,
 }
 
@@ -147,6 +148,7 @@ impl Link {
             resend: Resend::default(),
             timeout: None,
             now,
+            touched: 0,
             selected: None,
             config,
         })
@@ -205,7 +207,7 @@ impl Link {
             return;
         }
         self.feed(now, local, remote, data);
-        self.drain(now);
+        self.touch(now);
     }
 
     /// To be called when [`Link::poll_timeout`] has passed; calling it earlier is harmless.
@@ -220,13 +222,14 @@ impl Link {
         self.schedule();
     }
 
-    /// When [`Link::handle_timeout`] is due.
+    /// When [`Link::handle_timeout`] is due. At once, while what the last calls brought has not been polled.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.timeout
+        if self.touched > 0 { Some(self.now) } else { self.timeout }
     }
 
-    /// The next datagram to send.
+    /// The next datagram to send. To be emptied after each batch of calls.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.drain_touched();
         let transmit = self.transmits.pop_front()?;
         self.stats.packets_sent += 1;
         self.stats.bytes_sent += transmit.data.len() as u64;
@@ -235,6 +238,7 @@ impl Link {
 
     /// The next thing to know. Leaving messages here is how the peer is slowed down.
     pub fn poll_event(&mut self) -> Option<LinkEvent> {
+        self.drain_touched();
         let event = self.events.pop_front()?;
         match &event {
             LinkEvent::Rtp(_) => self.queued_rtp -= 1,
@@ -335,13 +339,30 @@ impl Link {
         }
     }
 
+    /// Something went into the engine. While the link opens it is driven at once; later on a batch is driven together, by
+    /// the poll that follows it: one SACK answers many datagrams, and small messages share a packet.
+    pub(crate) fn touch(&mut self, now: Instant) {
+        self.touched += 1;
+        if !(self.state == LinkState::Connected && self.resend.done) || self.touched >= MAX_TOUCHED {
+            self.drain(now);
+        }
+    }
+
+    fn drain_touched(&mut self) {
+        if self.touched > 0 {
+            self.drain(self.now);
+        }
+    }
+
     /// Driver rule D1: reads, events and writes until a whole pass yields nothing, then one kick of the engine's timers
     /// while it connects, because the first DTLS flight is only written there.
     pub(crate) fn drain(&mut self, now: Instant) {
+        self.touched = 0;
         if self.state == LinkState::Closed {
             return;
         }
-        let mut kicked = self.state == LinkState::Connected && self.resend.done;
+        let open = self.state == LinkState::Connected && self.resend.done;
+        let mut kicked = open;
         loop {
             let mut any = false;
             loop {
@@ -357,7 +378,8 @@ impl Link {
                 self.engine_event(now, event);
             }
             while let Some(message) = self.pc.poll_write() {
-                any = true;
+                // Writing brings nothing to read once the handshakes are through.
+                any |= !open;
                 self.push_transmit(message);
             }
             if any {
@@ -388,131 +410,6 @@ impl Link {
         self.schedule();
     }
 
-    fn read_tap(&mut self) {
-        let mut shared = tap::lock(&self.shared);
-        let keyframe = std::mem::take(&mut shared.keyframe_requested);
-        let reports = std::mem::take(&mut shared.sender_reports);
-        let undeclared = std::mem::take(&mut shared.undeclared);
-        drop(shared);
-        if keyframe && !self.events.iter().any(|e| matches!(e, LinkEvent::KeyframeRequested)) {
-            self.events.push_back(LinkEvent::KeyframeRequested);
-        }
-        for (kind, ssrc, ntp, rtp_ts) in reports {
-            if self.events.len() < MAX_QUEUED_RTP {
-                self.events.push_back(LinkEvent::SenderReport { kind, ssrc, ntp, rtp_ts });
-            }
-        }
-        for (received, packet) in undeclared {
-            let video = self.video_types.iter().any(|(pt, _)| *pt == packet.header.payload_type);
-            let kind = if video { MediaKind::Video } else { MediaKind::Audio };
-            self.rtp(received, kind, packet);
-        }
-    }
-
-    fn engine_message(&mut self, now: Instant, message: RTCMessage) {
-        match message {
-            RTCMessage::RtpPacket(track, packet) => {
-                let kind = if track == "video" { MediaKind::Video } else { MediaKind::Audio };
-                self.rtp(now, kind, packet);
-            }
-            RTCMessage::DataChannelMessage(id, message) => {
-                if !self.channels.contains_key(&id) {
-                    return;
-                }
-                self.stats.messages_received += 1;
-                self.queued_messages += 1;
-                self.queued_message_bytes += message.data.len();
-                let kind = if message.is_string { MessageKind::Text } else { MessageKind::Binary };
-                let data = message.data.freeze();
-                self.events.push_back(LinkEvent::Message { id: crate::ChannelId(id), kind, data });
-            }
-            _ => {}
-        }
-    }
-
-    fn rtp(&mut self, received: Instant, kind: MediaKind, packet: rtc::rtp::Packet) {
-        let header = packet.header;
-        let pt = header.payload_type;
-        let codec = match kind {
-            MediaKind::Video => {
-                let found = self.video_types.iter().find(|(number, _)| *number == pt);
-                let Some((_, codec)) = found else {
-                    self.stats.drops.rtp_unknown += 1;
-                    return;
-                };
-                Some(*codec)
-            }
-            MediaKind::Audio => {
-                if self.audio_codec.as_ref().is_none_or(|c| c.payload_type != pt) {
-                    self.stats.drops.rtp_unknown += 1;
-                    return;
-                }
-                None
-            }
-        };
-        if self.queued_rtp >= MAX_QUEUED_RTP {
-            self.stats.drops.rtp_queue_full += 1;
-            return;
-        }
-        self.queued_rtp += 1;
-        self.events.push_back(LinkEvent::Rtp(RtpIn {
-            kind,
-            codec,
-            ssrc: header.ssrc,
-            sequence: header.sequence_number,
-            timestamp: header.timestamp,
-            marker: header.marker,
-            payload: packet.payload,
-            received,
-        }));
-    }
-
-    fn engine_event(&mut self, now: Instant, event: RTCPeerConnectionEvent) {
-        match event {
-            RTCPeerConnectionEvent::OnConnectionStateChangeEvent(state) => {
-                let state = match state {
-                    RTCPeerConnectionState::Connecting => LinkState::Connecting,
-                    RTCPeerConnectionState::Connected => LinkState::Connected,
-                    RTCPeerConnectionState::Disconnected => LinkState::Disconnected,
-                    RTCPeerConnectionState::Failed => LinkState::Failed,
-                    RTCPeerConnectionState::Closed => LinkState::Closed,
-                    // The engine says `new` too where none of W3C's conditions holds, as between ICE and DTLS.
-                    _ if self.established => LinkState::Connecting,
-                    _ => LinkState::New,
-                };
-                if state == LinkState::Connected && self.resend.until.is_none() {
-                    let wait = if self.negotiated.data { RESEND_FOR } else { RESEND_AFTER_CONNECT };
-                    self.resend.until = Some(now + wait);
-                }
-                self.set_state(state);
-            }
-            RTCPeerConnectionEvent::OnIceConnectionStateChangeEvent(state) => {
-                let state = match state {
-                    RTCIceConnectionState::Checking => IceState::Checking,
-                    RTCIceConnectionState::Connected => IceState::Connected,
-                    RTCIceConnectionState::Completed => IceState::Completed,
-                    RTCIceConnectionState::Disconnected => IceState::Disconnected,
-                    RTCIceConnectionState::Failed => IceState::Failed,
-                    RTCIceConnectionState::Closed => IceState::Closed,
-                    _ => IceState::New,
-                };
-                if state != self.ice {
-                    self.ice = state;
-                    self.events.push_back(LinkEvent::IceState(state));
-                }
-            }
-            RTCPeerConnectionEvent::OnDataChannel(RTCDataChannelEvent::OnOpen(id)) => {
-                self.resend.done = true;
-                self.resend.until = Some(now + RESEND_FOR);
-                self.channel_opened(id);
-            }
-            RTCPeerConnectionEvent::OnDataChannel(RTCDataChannelEvent::OnClose(id)) => {
-                self.channel_closed(id)
-            }
-            _ => {}
-        }
-    }
-
     pub(crate) fn set_state(&mut self, state: LinkState) {
         if state != self.state {
             self.state = state;
@@ -530,6 +427,7 @@ impl Link {
         self.deferred.clear();
         self.resend = Resend::over();
         self.timeout = None;
+        self.touched = 0;
         if self.ice != IceState::Closed {
             self.ice = IceState::Closed;
             self.events.push_back(LinkEvent::IceState(IceState::Closed));
