@@ -30,6 +30,18 @@ const BROWSER = [
     brew: '--cask chromium',
     there: () => chromium(),
   },
+  {
+    what: 'nftables (tests that lose datagrams)',
+    apt: 'nftables',
+    brew: null,
+    there: () => process.platform !== 'linux' || which('nft') || existsSync('/usr/sbin/nft'),
+  },
+  {
+    what: 'iproute2 (the same)',
+    apt: 'iproute2',
+    brew: null,
+    there: () => process.platform !== 'linux' || which('ip') || existsSync('/usr/sbin/ip'),
+  },
 ]
 
 /** The Chromium that tests and the demo drive: `CHROMIUM`, or one from the PATH. */
