@@ -248,44 +248,6 @@ fn peers_blur_side_by_side_with_one_model() {
     }
 }
 
-/// Feeds a mask of the test's own to `BackgroundBlur`.
-fn blur_with_mask(params: &str, mask: impl Fn(usize) -> Option<Mask> + Send + Sync + 'static) -> Session {
-    struct Fixed<F>(Arc<F>, usize);
-    impl<F: Fn(usize) -> Option<Mask> + Send + Sync> Node for Fixed<F> {
-        fn process(&mut self, _port: usize, item: Item, out: &mut Emit) -> Result<(), NodeError> {
-            if let Some(mask) = (self.0)(self.1) {
-                out.push(0, item.derive(Data::Mask(Arc::new(mask))));
-            }
-            self.1 += 1;
-            Ok(())
-        }
-    }
-    let registry = Registry::builtin();
-    let mask = Arc::new(mask);
-    registry
-        .register(NodeSpec {
-            node_type: "Fixed".to_owned(),
-            inputs: vec![PortSpec::new("in", Kind::Video)],
-            outputs: vec![PortSpec::new("mask", Kind::Mask)],
-            params: Vec::new(),
-            same_kind: false,
-            load: Arc::new(move |_| {
-                let mask = mask.clone();
-                let factory = move |_: &Params| Ok(Box::new(Fixed(mask.clone(), 0)) as Box<dyn Node>);
-                Ok(Box::new(factory) as Box<dyn NodeFactory>)
-            }),
-        })
-        .unwrap();
-    let yaml = format!(
-        "
-version: v1
-nodes: [{{ id: m, node_type: Fixed }}, {{ id: blur, node_type: BackgroundBlur, params: {{{params}}} }}]
-connections: [{{ from: m, to: blur.mask }}]
-"
-    );
-    session(&yaml, &registry)
-}
-
 fn uniform(value: u8) -> Option<Mask> {
     Mask::new(16, 9, vec![value; 16 * 9])
 }

@@ -3,6 +3,7 @@
 use remotemedia_media::{FramePool, VideoFrame};
 
 use super::picture::PlaneScaler;
+use super::plane::{self, Enlarger};
 use super::{simple, unexpected};
 use crate::data::{Data, Item, Kind, Mask};
 use crate::error::NodeError;
@@ -10,8 +11,8 @@ use crate::spec::{Emit, Node, NodeSpec, ParamSpec, Params, PortSpec};
 
 /// Three boxes in a row are close to a Gaussian.
 const PASSES: usize = 3;
-/// Variance that shrinking and enlarging add by themselves, in small pixels: a triangle each way.
-const RESIZING: f32 = 1.0 / 3.0;
+/// Variance that shrinking (a box) and enlarging (a triangle) add by themselves, in small pixels.
+const RESIZING: f32 = 1.0 / 12.0 + 1.0 / 6.0;
 
 /// `BackgroundBlur`: `mask` (mask, must be connected) and `in` (video) -> `out` (video).
 ///
@@ -61,20 +62,23 @@ struct Smoothed {
 /// Buffers kept from picture to picture; their size follows the picture's.
 #[derive(Default)]
 struct Work {
-    /// The shaped mask at its own size: 255 keeps the pixel.
+    /// The shaped mask at its own size, and at the size of the blur: 255 keeps the pixel.
     alpha: Vec<u8>,
-    /// The same at the size of the blur, of luma and of chroma.
     alpha_small: Vec<u8>,
-    alpha_luma: Vec<u8>,
-    alpha_chroma: Vec<u8>,
+    /// The same at full size, of luma and of chroma, where the size of the blur would lose detail of the mask.
+    alpha_full: Option<[Vec<u8>; 2]>,
     /// The three planes at the size of the blur.
     small: [Vec<u8>; 3],
     /// Y, U, V and weight of a pixel together, so that one sum in the loops is one vector.
     pixels: Vec<[f32; 4]>,
     passed: Vec<[f32; 4]>,
     sums: Vec<[f32; 4]>,
-    /// A blurred plane at full size.
-    blurred: Vec<u8>,
+    /// Working memory of the scaling.
+    column_sums: Vec<u16>,
+    mixed: [Vec<u16>; 2],
+    /// One row at full size: blurred, and its alpha.
+    row: Vec<u8>,
+    row_alpha: Vec<u8>,
 }
 
 impl Blur {
@@ -111,51 +115,54 @@ impl Blur {
     }
 
     fn blur(&mut self, frame: &VideoFrame) -> Result<VideoFrame, NodeError> {
-        let (w, h) = (frame.width(), frame.height());
+        let (w, h) = (frame.width() as usize, frame.height() as usize);
         let (cw, ch) = (w.div_ceil(2), h.div_ceil(2));
         // A wide blur has no detail to lose at a quarter of the size; the cost doesn't grow with the radius.
         let shrink = if self.radius >= 8.0 { 4 } else { 2 };
-        let (sw, sh) = (w.div_ceil(shrink), h.div_ceil(shrink));
+        // Through chroma, so that both come out the same however odd the sizes are.
+        let (sw, sh) = (cw.div_ceil(shrink / 2), ch.div_ceil(shrink / 2));
         let work = &mut self.work;
-        resize(&mut work.alpha_small, sw, sh);
-        resize(&mut work.alpha_luma, w, h);
-        resize(&mut work.alpha_chroma, cw, ch);
-        resize(&mut work.blurred, w, h);
-        work.small.iter_mut().for_each(|plane| resize(plane, sw, sh));
-
+        work.alpha_small.resize(sw * sh, 0);
         match &self.mask {
             Some(mask) => {
                 shape(&mask.values, self.softness, &mut work.alpha);
                 let from = (work.alpha.as_slice(), mask.width, mask.height);
-                self.scaler.scale(from, (&mut work.alpha_small, sw, sh))?;
-                self.scaler.scale(from, (&mut work.alpha_luma, w, h))?;
-                self.scaler.scale(from, (&mut work.alpha_chroma, cw, ch))?;
+                self.scaler.scale(from, (&mut work.alpha_small, sw as u32, sh as u32))?;
+                if sw < mask.width as usize || sh < mask.height as usize {
+                    let full = work.alpha_full.get_or_insert_default();
+                    for (full, (w, h)) in full.iter_mut().zip([(w, h), (cw, ch)]) {
+                        full.resize(w * h, 0);
+                        self.scaler.scale(from, (full, w as u32, h as u32))?;
+                    }
+                } else {
+                    work.alpha_full = None;
+                }
             }
             None => {
-                for alpha in [&mut work.alpha_small, &mut work.alpha_luma, &mut work.alpha_chroma] {
-                    alpha.fill(0);
-                }
+                work.alpha_small.fill(0);
+                work.alpha_full = None;
             }
         }
 
         let planes = frame.planes();
-        let sizes = [(w, h), (cw, ch), (cw, ch)];
-        for ((plane, (w, h)), small) in planes.iter().zip(sizes).zip(&mut work.small) {
-            self.scaler.scale((plane.data, w, h), (small, sw, sh))?;
+        let sizes = [(w, h, shrink), (cw, ch, shrink / 2), (cw, ch, shrink / 2)];
+        for ((plane, (w, _, factor)), small) in planes.iter().zip(sizes).zip(&mut work.small) {
+            small.resize(sw * sh, 0);
+            plane::shrink(plane.data, w, factor, small, &mut work.column_sums);
         }
         work.gather();
         for radius in box_radii((self.radius / shrink as f32).powi(2) - RESIZING) {
-            blur_columns(&work.pixels, &mut work.passed, &mut work.sums, sw as usize, sh as usize, radius);
-            blur_rows(&work.passed, &mut work.pixels, sw as usize, radius);
+            blur_columns(&work.pixels, &mut work.passed, &mut work.sums, sw, sh, radius);
+            blur_rows(&work.passed, &mut work.pixels, sw, radius);
         }
         work.scatter();
 
-        let mut out = self.pool.get(w, h).map_err(|error| NodeError::failed(error.to_string()))?;
-        for (index, (target, (w, h))) in out.planes_mut().into_iter().zip(sizes).enumerate() {
-            let blurred = &mut work.blurred[..w as usize * h as usize];
-            self.scaler.scale((&work.small[index], sw, sh), (blurred, w, h))?;
-            let alpha = if index == 0 { &work.alpha_luma } else { &work.alpha_chroma };
-            blend(planes[index].data, blurred, alpha, target.data);
+        let mut out = self
+            .pool
+            .get(frame.width(), frame.height())
+            .map_err(|error| NodeError::failed(error.to_string()))?;
+        for (index, (target, size)) in out.planes_mut().into_iter().zip(sizes).enumerate() {
+            work.mix(index, planes[index].data, size, sw, target.data);
         }
         Ok(out.freeze(frame.timestamp_us()))
     }
@@ -183,10 +190,36 @@ impl Work {
             *v = (pixel[2] * scale + 0.5) as u8;
         }
     }
-}
 
-fn resize(buffer: &mut Vec<u8>, width: u32, height: u32) {
-    buffer.resize(width as usize * height as usize, 0);
+    /// Enlarges a blurred plane and its alpha row by row and mixes the sharp one in, while the rows are in the cache.
+    fn mix(
+        &mut self,
+        plane: usize,
+        sharp: &[u8],
+        size: (usize, usize, usize),
+        small_width: usize,
+        out: &mut [u8],
+    ) {
+        let (width, height, factor) = size;
+        self.row.resize(width, 0);
+        self.row_alpha.resize(width, 0);
+        let [first, second] = std::mem::take(&mut self.mixed);
+        let mut soft = Enlarger::new(&self.small[plane], small_width, factor, first);
+        let full = self.alpha_full.as_ref().map(|[luma, chroma]| if plane == 0 { luma } else { chroma });
+        let mut alpha = Enlarger::new(&self.alpha_small, small_width, factor, second);
+        for ((y, sharp), out) in (0..height).zip(sharp.chunks_exact(width)).zip(out.chunks_exact_mut(width)) {
+            soft.row(y, &mut self.row);
+            let alpha = match full {
+                Some(full) => &full[y * width..][..width],
+                None => {
+                    alpha.row(y, &mut self.row_alpha);
+                    &self.row_alpha
+                }
+            };
+            blend(sharp, &self.row, alpha, out);
+        }
+        self.mixed = [soft.finish(), alpha.finish()];
+    }
 }
 
 /// Radii of boxes whose variances, (w^2 - 1) / 12 for a box of width w, add up to `variance` as nearly as they can.

@@ -4,6 +4,7 @@ mod audio;
 mod blur;
 mod onnx;
 mod picture;
+mod plane;
 mod segment;
 
 pub use onnx::{set_model_dir, set_onnx_runtime_path};

@@ -7,6 +7,7 @@ use remotemedia_media::VideoFrame;
 
 use super::onnx::Model;
 use super::picture::PlaneScaler;
+use super::plane::shrink;
 use super::unexpected;
 use crate::data::{Data, Item, Kind, Mask};
 use crate::error::NodeError;
@@ -43,6 +44,8 @@ struct Segmenter {
     every: u64,
     seen: u64,
     scaler: PlaneScaler,
+    small: Vec<u8>,
+    sums: Vec<u16>,
     /// Y, U and V, each at the model's size.
     planes: [Vec<u8>; 3],
     rgb: Vec<f32>,
@@ -55,6 +58,8 @@ impl Segmenter {
             every: every(params),
             seen: 0,
             scaler: PlaneScaler::default(),
+            small: Vec::new(),
+            sums: Vec::new(),
             planes: std::array::from_fn(|_| vec![0; PIXELS]),
             rgb: vec![0.0; PIXELS * 3],
         }
@@ -64,7 +69,12 @@ impl Segmenter {
         let (w, h) = (frame.width(), frame.height());
         let sizes = [(w, h), (w.div_ceil(2), h.div_ceil(2)), (w.div_ceil(2), h.div_ceil(2))];
         for ((from, (w, h)), to) in frame.planes().iter().zip(sizes).zip(&mut self.planes) {
-            self.scaler.scale((from.data, w, h), (to, WIDTH, HEIGHT))?;
+            // The whole part of the reduction by means of blocks; what is left is little work.
+            let factor = (w / WIDTH).min(h / HEIGHT).clamp(1, 256);
+            let (sw, sh) = (w.div_ceil(factor), h.div_ceil(factor));
+            self.small.resize(sw as usize * sh as usize, 0);
+            shrink(from.data, w as usize, factor as usize, &mut self.small, &mut self.sums);
+            self.scaler.scale((&self.small, sw, sh), (to, WIDTH, HEIGHT))?;
         }
         let [y, u, v] = &self.planes;
         to_rgb(y, u, v, &mut self.rgb);
