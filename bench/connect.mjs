@@ -42,7 +42,16 @@ function inLossyNamespace() {
     `nft 'add rule inet lossy input meta l4proto udp numgen random mod 10000 < ${share} drop'`,
     'exec "$@"',
   ].join('\n')
-  const args = ['--net', 'sh', '-c', script, 'sh', process.execPath, fileURLToPath(import.meta.url), ...process.argv.slice(2)]
+  const args = [
+    '--net',
+    'sh',
+    '-c',
+    script,
+    'sh',
+    process.execPath,
+    fileURLToPath(import.meta.url),
+    ...process.argv.slice(2),
+  ]
   const { status, error } = spawnSync('unshare', args, {
     stdio: 'inherit',
     env: { ...process.env, CONNECT_BENCH_INSIDE: '1' },
@@ -72,5 +81,8 @@ async function measure() {
   const at = (share) => Number(times[Math.min(times.length - 1, Math.floor(times.length * share))].toFixed(1))
   const result = { runs, lossPercent: loss, medianMs: at(0.5), p90Ms: at(0.9), maxMs: at(1) }
   if (values.json) console.log(JSON.stringify(result))
-  else console.log(`create() to open channel, ${runs} runs, ${loss} % loss: median ${result.medianMs} ms, p90 ${result.p90Ms} ms, max ${result.maxMs} ms`)
+  else
+    console.log(
+      `create() to open channel, ${runs} runs, ${loss} % loss: median ${result.medianMs} ms, p90 ${result.p90Ms} ms, max ${result.maxMs} ms`,
+    )
 }

@@ -1,5 +1,5 @@
-import { DataChannelMessage, type DataChannelMessageData } from './message.js'
 import { WebRtcError } from './errors.js'
+import { DataChannelMessage, type DataChannelMessageData } from './message.js'
 import type { NativeTransport } from './native/binding.cjs'
 import { unwrap } from './native/result.js'
 import { TypedEvents } from './signaling/events.js'
@@ -95,11 +95,11 @@ export function sendMessage(
 ): boolean {
   if (message.kind === 'binary') {
     const frame = DataChannelMessage.encode(message) as Uint8Array
-    return unwrap<boolean>(transport.sendBinary(peerId, channel, frame))
+    return unwrap(transport.sendBinary(peerId, channel, frame))
   }
   const frame = DataChannelMessage.encode(message) as string
   const json = message.kind === 'json'
-  return unwrap<boolean>(transport.sendText(peerId, channel, json ? frame.slice(1) : frame, json))
+  return unwrap(transport.sendText(peerId, channel, json ? frame.slice(1) : frame, json))
 }
 
 function toMessage(message: DataChannelMessageData | string | Uint8Array): DataChannelMessageData {

@@ -1,7 +1,12 @@
 import type { AudioData } from './data.js'
 import { checkKnownKeys, configError } from './errors.js'
 import { VideoFrame } from './frame.js'
-import type { NativeAudioDecoder, NativeAudioEncoder, NativeVideoDecoder, NativeVideoEncoder } from './native/binding.cjs'
+import type {
+  NativeAudioDecoder,
+  NativeAudioEncoder,
+  NativeVideoDecoder,
+  NativeVideoEncoder,
+} from './native/binding.cjs'
 import { native } from './native/load.js'
 import { check, unwrap } from './native/result.js'
 
@@ -42,7 +47,12 @@ export class AudioEncoder implements Disposable {
       ...['channels', 'bitrateBps', 'frameMs', 'fec', 'dtx', 'complexity', 'expectedLossPct'],
     ])
     const { channels = 1, frameMs = 20, fec = true, dtx = false } = options
-    const bitrate = integer('bitrateBps', options.bitrateBps ?? (channels === 2 ? 64_000 : 32_000), 6000, 510_000)
+    const bitrate = integer(
+      'bitrateBps',
+      options.bitrateBps ?? (channels === 2 ? 64_000 : 32_000),
+      6000,
+      510_000,
+    )
     this.#native = unwrap(
       native.NativeAudioEncoder.open({
         channels: integer('channels', channels, 1, 2),
@@ -60,7 +70,9 @@ export class AudioEncoder implements Disposable {
   encode(audio: Omit<AudioData, 'kind'>, timestampUs = 0): EncodedAudio[] {
     integer('sampleRate', audio.sampleRate, 8000, 192_000)
     integer('channels', audio.channels, 1, 2)
-    return unwrap(this.#native.encode(audio.samples, audio.sampleRate, audio.channels, Math.round(timestampUs)))
+    return unwrap(
+      this.#native.encode(audio.samples, audio.sampleRate, audio.channels, Math.round(timestampUs)),
+    )
   }
 
   /** From the next packet on, in bit/s. */
@@ -144,7 +156,8 @@ export class VideoEncoder implements Disposable {
   /** Throws `ERR_CONFIG` naming the field, `ERR_CODEC` when this build has no such codec. */
   constructor(options: VideoEncoderOptions) {
     checkKnownKeys('options', options, ['codec', 'width', 'height', 'bitrateBps', 'maxFps', 'cpuUsed'])
-    const cpuUsed = options.cpuUsed === undefined ? {} : { cpuUsed: integer('cpuUsed', options.cpuUsed, 0, 16) }
+    const cpuUsed =
+      options.cpuUsed === undefined ? {} : { cpuUsed: integer('cpuUsed', options.cpuUsed, 0, 16) }
     this.#native = unwrap(
       native.NativeVideoEncoder.open({
         codec: oneOf('codec', options.codec, ['vp9', 'vp8', 'h264']),
@@ -194,7 +207,9 @@ export class VideoDecoder implements Disposable {
 
   constructor(options: { codec: VideoCodec }) {
     checkKnownKeys('options', options, ['codec'])
-    this.#native = unwrap(native.NativeVideoDecoder.open(oneOf('codec', options.codec, ['vp9', 'vp8', 'h264'])))
+    this.#native = unwrap(
+      native.NativeVideoDecoder.open(oneOf('codec', options.codec, ['vp9', 'vp8', 'h264'])),
+    )
   }
 
   /**

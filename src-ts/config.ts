@@ -98,7 +98,14 @@ export interface ResolvedConfig {
 
 const KEYS: readonly (keyof WebRtcConfig)[] = [
   ...(['signalingUrl', 'signalingServer', 'peerId', 'room', 'token', 'maxPeers', 'audioCodec'] as const),
-  ...(['videoCodec', 'enableDataChannel', 'dataChannelMode', 'autoConnect', 'allowPeers', 'denyPeers'] as const),
+  ...([
+    'videoCodec',
+    'enableDataChannel',
+    'dataChannelMode',
+    'autoConnect',
+    'allowPeers',
+    'denyPeers',
+  ] as const),
   ...(['reconnect', 'audio', 'video'] as const),
 ]
 
@@ -123,7 +130,8 @@ export function resolveConfig(config: WebRtcConfig): ResolvedConfig {
   const peerId = config.peerId ?? `peer-${randomBytes(8).toString('hex')}`
   if (!isName(peerId)) throw configError('peerId', peerId, NAME_RULE)
   if (!isName(room)) throw configError('room', room, NAME_RULE)
-  if (token !== undefined && typeof token !== 'string') throw configError('token', 'what was given', 'a string')
+  if (token !== undefined && typeof token !== 'string')
+    throw configError('token', 'what was given', 'a string')
   if ((signalingUrl === undefined) === (signalingServer === undefined)) {
     throw new WebRtcError('ERR_CONFIG', 'signalingUrl, signalingServer: give one of the two')
   }
@@ -133,7 +141,11 @@ export function resolveConfig(config: WebRtcConfig): ResolvedConfig {
   if (config.audioCodec !== undefined) oneOf('audioCodec', config.audioCodec, ['opus'])
   const preferred = oneOf('videoCodec', config.videoCodec ?? 'vp9', ['vp9', 'vp8', 'h264'])
   const data = bool('enableDataChannel', config.enableDataChannel, true)
-  const mode = oneOf('dataChannelMode', config.dataChannelMode ?? 'reliable', ['reliable', 'unordered', 'unreliable'])
+  const mode = oneOf('dataChannelMode', config.dataChannelMode ?? 'reliable', [
+    'reliable',
+    'unordered',
+    'unreliable',
+  ])
   const audio = config.audio ?? {}
   const video = config.video ?? {}
   const reconnect = config.reconnect ?? {}
@@ -174,7 +186,9 @@ export function resolveConfig(config: WebRtcConfig): ResolvedConfig {
       audioComplexity: integer('audio.complexity', audio.complexity ?? 9, 0, 10),
       ...(video.startBitrateBps === undefined
         ? {}
-        : { videoStartBitrateBps: integer('video.startBitrateBps', video.startBitrateBps, 50_000, 50_000_000) }),
+        : {
+            videoStartBitrateBps: integer('video.startBitrateBps', video.startBitrateBps, 50_000, 50_000_000),
+          }),
       videoMaxBitrateBps: maxBitrate,
       videoMaxFps: integer('video.maxFps', video.maxFps ?? 30, 1, 120),
       videoMaxWidth: integer('video.maxWidth', video.maxWidth ?? 1920, 16, 4096),

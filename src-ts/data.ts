@@ -76,7 +76,8 @@ export function toNative(data: Sendable): { item: ItemIn; frame: NativeVideoFram
       item.channels = runtime.channels
       break
     case 'video':
-      if (!(runtime.frame instanceof VideoFrame)) throw configError('frame', typeof runtime.frame, 'a VideoFrame')
+      if (!(runtime.frame instanceof VideoFrame))
+        throw configError('frame', typeof runtime.frame, 'a VideoFrame')
       frame = runtime.frame.native
       break
     case 'text':
@@ -94,7 +95,11 @@ export function toNative(data: Sendable): { item: ItemIn; frame: NativeVideoFram
       runtime.inputs.forEach((input, i) => {
         checkAudio(`inputs[${i}]`, input)
       })
-      item.inputs = runtime.inputs.map(({ samples, sampleRate, channels }) => ({ samples, sampleRate, channels }))
+      item.inputs = runtime.inputs.map(({ samples, sampleRate, channels }) => ({
+        samples,
+        sampleRate,
+        channels,
+      }))
       break
     default:
       throw configError('kind', (runtime as RuntimeData).kind, KINDS)
@@ -155,7 +160,8 @@ export function bytesOf(data: unknown): Uint8Array {
   if (data instanceof Uint8Array) return data
   if (ArrayBuffer.isView(data)) return new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
   // Not instanceof: another realm's (a vm context's, a test runner's) ArrayBuffer is one too.
-  if (Object.prototype.toString.call(data) === '[object ArrayBuffer]') return new Uint8Array(data as ArrayBuffer)
+  if (Object.prototype.toString.call(data) === '[object ArrayBuffer]')
+    return new Uint8Array(data as ArrayBuffer)
   throw configError('data', data, 'a Uint8Array or ArrayBuffer')
 }
 

@@ -48,7 +48,8 @@ export class VideoFrame implements Disposable {
         throw configError(name, value, 'an integer from 1 to 8192')
       }
     }
-    if (!Number.isFinite(timestampUs)) throw configError('timestampUs', timestampUs, 'a number of microseconds')
+    if (!Number.isFinite(timestampUs))
+      throw configError('timestampUs', timestampUs, 'a number of microseconds')
     const bytes = data instanceof ArrayBuffer ? new Uint8Array(data) : data
     if (!ArrayBuffer.isView(bytes)) throw configError('data', data, 'a Uint8Array')
     const u8 = new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength)

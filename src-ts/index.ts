@@ -27,7 +27,14 @@ export * from './message.js'
 export * from './pipeline/manifest.js'
 export * from './pipeline/node.js'
 export { type ManifestSource, PipelineRunner } from './pipeline/runner.js'
-export { MultiPeerSession, type NodeStats, type Received, type ReceiveOptions, Route, type RouteOptions } from './session.js'
+export {
+  MultiPeerSession,
+  type NodeStats,
+  type Received,
+  type ReceiveOptions,
+  Route,
+  type RouteOptions,
+} from './session.js'
 export { SignalingClient, type SignalingClientState } from './signaling/client.js'
 export type * from './signaling/client-events.js'
 export type { SignalingClientOptions, SignalingReconnectOptions } from './signaling/client-options.js'

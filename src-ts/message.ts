@@ -1,4 +1,4 @@
-import { bytesOf, type JsonData, jsonText, type BinaryData, type TextData } from './data.js'
+import { type BinaryData, bytesOf, type JsonData, jsonText, type TextData } from './data.js'
 import { WebRtcError } from './errors.js'
 
 /** What one data channel frame carries. */
@@ -23,7 +23,10 @@ export const DataChannelMessage = {
         return RECORD_SEPARATOR + jsonText(message.value)
       case 'text':
         if (message.text.startsWith(RECORD_SEPARATOR)) {
-          throw new WebRtcError('ERR_CONFIG', 'text: begins with U+001E, which marks JSON; send it as json or binary')
+          throw new WebRtcError(
+            'ERR_CONFIG',
+            'text: begins with U+001E, which marks JSON; send it as json or binary',
+          )
         }
         return message.text
     }

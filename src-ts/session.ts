@@ -1,6 +1,6 @@
-import { type DataKind, release, type Sendable, toNative, type TransportData } from './data.js'
+import { type DataKind, release, type Sendable, type TransportData, toNative } from './data.js'
 import { checkKnownKeys, configError, WebRtcError } from './errors.js'
-import type { NativePlan, NativeTransport, RouteOptions as NativeRoute } from './native/binding.cjs'
+import type { NativePlan, RouteOptions as NativeRoute, NativeTransport } from './native/binding.cjs'
 import { check, unwrap } from './native/result.js'
 import type { PipelineRunner } from './pipeline/runner.js'
 
@@ -147,7 +147,10 @@ export class MultiPeerSession implements AsyncDisposable, AsyncIterable<Received
     if (this.#closed) return []
     return this.#host.native
       .sessionStats(this.#number)
-      .map(({ dropped, ...rest }) => ({ ...rest, dropped: Object.fromEntries(dropped as [string, number][]) }))
+      .map(({ dropped, ...rest }) => ({
+        ...rest,
+        dropped: Object.fromEntries(dropped as [string, number][]),
+      }))
   }
 
   /** Ends the session, its routes and its instances; `recv*` give null. Idempotent. */
@@ -184,7 +187,8 @@ export class MultiPeerSession implements AsyncDisposable, AsyncIterable<Received
   /** Bounds what nobody reads: video newest only, audio 100 ms, messages oldest first. */
   #keep(item: Received): void {
     const queue = this.#queue
-    const same = (other: Received) => other.peerId === item.peerId && other.data.data.kind === item.data.data.kind
+    const same = (other: Received) =>
+      other.peerId === item.peerId && other.data.data.kind === item.data.data.kind
     const drop = (index: number) => {
       this.#dropped++
       for (const { data } of queue.splice(index, 1)) release(data)
@@ -211,7 +215,8 @@ export class MultiPeerSession implements AsyncDisposable, AsyncIterable<Received
 
   #receive(peerId: string | undefined, options: ReceiveOptions): Promise<Received | null> {
     const { kind, signal, timeoutMs } = options
-    if (timeoutMs !== undefined && !(timeoutMs >= 0)) throw configError('timeoutMs', timeoutMs, 'milliseconds')
+    if (timeoutMs !== undefined && !(timeoutMs >= 0))
+      throw configError('timeoutMs', timeoutMs, 'milliseconds')
     if (this.#closed) return Promise.resolve(null)
     if (signal?.aborted) return Promise.reject(aborted(signal))
     if (!this.#receiving) {
@@ -315,7 +320,10 @@ interface Waiting {
 const MAX_AUDIO_MS = 100
 const MAX_MESSAGES = 1024
 
-function matches(wanted: { peerId: string | undefined; kind: DataKind | undefined }, item: Received): boolean {
+function matches(
+  wanted: { peerId: string | undefined; kind: DataKind | undefined },
+  item: Received,
+): boolean {
   return (
     (wanted.peerId === undefined || wanted.peerId === item.peerId) &&
     (wanted.kind === undefined || wanted.kind === item.data.data.kind)
@@ -330,7 +338,8 @@ function toNativeRoute(options: RouteOptions): NativeRoute {
   checkKnownKeys('route', options, ['from', 'track', 'through', 'to'])
   const { from, track, through, to } = options
   if (from !== '*' && !isIds(from)) throw configError('route.from', from, "peer ids or '*'")
-  if (!['audio', 'video', 'data'].includes(track)) throw configError('route.track', track, "'audio', 'video' or 'data'")
+  if (!['audio', 'video', 'data'].includes(track))
+    throw configError('route.track', track, "'audio', 'video' or 'data'")
   if (typeof through !== 'string') throw configError('route.through', through, 'the id of an output node')
   if (!isIds(to) && !['sender', 'others', 'all'].includes(to)) {
     throw configError('route.to', to, "'sender', 'others', 'all' or peer ids")

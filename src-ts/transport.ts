@@ -1,8 +1,22 @@
 import { DataChannel, type DataChannelOptions, sendMessage } from './channel.js'
 import { type ResolvedConfig, resolveConfig, type WebRtcConfig } from './config.js'
-import { fromNative, release, type Sendable, share, toNative, type TransportData, withTimestamp } from './data.js'
+import {
+  fromNative,
+  release,
+  type Sendable,
+  share,
+  type TransportData,
+  toNative,
+  withTimestamp,
+} from './data.js'
 import { checkKnownKeys, configError, WebRtcError } from './errors.js'
-import type { Announcement, ItemOut, NativeCounters, NativeEvent, NativeTransport } from './native/binding.cjs'
+import type {
+  Announcement,
+  ItemOut,
+  NativeCounters,
+  NativeEvent,
+  NativeTransport,
+} from './native/binding.cjs'
 import { native } from './native/load.js'
 import { check, toError, unwrap } from './native/result.js'
 import { type ManifestSource, PipelineRunner } from './pipeline/runner.js'
@@ -72,7 +86,10 @@ export interface PipelineTransport {
  *
  * Close it (`close()`, or `await using`): it owns sockets and threads.
  */
-export class WebRtcTransport extends TypedEvents<TransportEvents> implements PipelineTransport, AsyncDisposable {
+export class WebRtcTransport
+  extends TypedEvents<TransportEvents>
+  implements PipelineTransport, AsyncDisposable
+{
   /** Node types of your own are registered here. */
   readonly runner = new PipelineRunner()
   readonly #config: ResolvedConfig
@@ -141,7 +158,8 @@ export class WebRtcTransport extends TypedEvents<TransportEvents> implements Pip
     checkId(peerId)
     checkKnownKeys('options', options, ['signal', 'timeoutMs'])
     const { signal, timeoutMs = 10_000 } = options
-    if (!(Number.isFinite(timeoutMs) && timeoutMs > 0)) throw configError('timeoutMs', timeoutMs, 'milliseconds over 0')
+    if (!(Number.isFinite(timeoutMs) && timeoutMs > 0))
+      throw configError('timeoutMs', timeoutMs, 'milliseconds over 0')
     if (this.#closed) return Promise.reject(closedError())
     if (signal?.aborted) return Promise.reject(abortedError(signal, peerId))
     return new Promise((resolve, reject) => {
@@ -186,7 +204,10 @@ export class WebRtcTransport extends TypedEvents<TransportEvents> implements Pip
           state: (link?.state ?? 'new') as PeerConnectionState,
           capabilities: [...capabilities],
           metadata: userData,
-          tracks: { audio: link?.audio ?? false, video: (link?.videoCodec ?? null) as PeerInfo['tracks']['video'] },
+          tracks: {
+            audio: link?.audio ?? false,
+            video: (link?.videoCodec ?? null) as PeerInfo['tracks']['video'],
+          },
           bufferedAmount: link?.bufferedAmount ?? 0,
         }
       })
@@ -219,7 +240,11 @@ export class WebRtcTransport extends TypedEvents<TransportEvents> implements Pip
       }
       default:
         toNative(data)
-        throw configError('kind', runtime.kind, 'audio, video, text, json or binary; a mix goes through a pipeline first')
+        throw configError(
+          'kind',
+          runtime.kind,
+          'audio, video, text, json or binary; a mix goes through a pipeline first',
+        )
     }
   }
 
@@ -238,7 +263,9 @@ export class WebRtcTransport extends TypedEvents<TransportEvents> implements Pip
     }
     const peers = this.listPeers().filter(({ id, state }) => state === 'connected' && !exclude.includes(id))
     const results = await Promise.allSettled(peers.map(({ id }) => this.sendToPeer(id, data)))
-    throwAll(results.flatMap((result) => (result.status === 'rejected' ? [result.reason as WebRtcError] : [])))
+    throwAll(
+      results.flatMap((result) => (result.status === 'rejected' ? [result.reason as WebRtcError] : [])),
+    )
   }
 
   /** Opens a further data channel to a connected peer. */
@@ -294,19 +321,28 @@ export class WebRtcTransport extends TypedEvents<TransportEvents> implements Pip
     return this.close()
   }
 
-  override on<K extends keyof TransportEvents>(name: K, listener: (event: TransportEvents[K]) => unknown): this {
+  override on<K extends keyof TransportEvents>(
+    name: K,
+    listener: (event: TransportEvents[K]) => unknown,
+  ): this {
     super.on(name, listener)
     this.#subscribe()
     return this
   }
 
-  override once<K extends keyof TransportEvents>(name: K, listener: (event: TransportEvents[K]) => unknown): this {
+  override once<K extends keyof TransportEvents>(
+    name: K,
+    listener: (event: TransportEvents[K]) => unknown,
+  ): this {
     super.once(name, listener)
     this.#subscribe()
     return this
   }
 
-  override off<K extends keyof TransportEvents>(name: K, listener: (event: TransportEvents[K]) => unknown): this {
+  override off<K extends keyof TransportEvents>(
+    name: K,
+    listener: (event: TransportEvents[K]) => unknown,
+  ): this {
     super.off(name, listener)
     this.#subscribe()
     return this
@@ -324,7 +360,15 @@ export class WebRtcTransport extends TypedEvents<TransportEvents> implements Pip
       this.#ownServer = await SignalingServer.listen(signalingServer)
       url = this.#ownServer.url
     }
-    const options = { url: url!, peerId, room, capabilities, reconnect, ...lists, ...(token ? { token } : {}) }
+    const options = {
+      url: url!,
+      peerId,
+      room,
+      capabilities,
+      reconnect,
+      ...lists,
+      ...(token ? { token } : {}),
+    }
     const client = await SignalingClient.connect(options)
     this.#signaling = client
     client.on('joined', (peer) => this.#native.peerJoined(announcement(peer)))
@@ -449,7 +493,9 @@ export class WebRtcTransport extends TypedEvents<TransportEvents> implements Pip
     try {
       data = fromNative(item)
     } catch (cause) {
-      this.#error(new WebRtcError('ERR_SIGNALING', 'a message marked as JSON is not JSON; dropped', { peerId, cause }))
+      this.#error(
+        new WebRtcError('ERR_SIGNALING', 'a message marked as JSON is not JSON; dropped', { peerId, cause }),
+      )
       return
     }
     if (channel === 0) {
@@ -488,7 +534,9 @@ export class WebRtcTransport extends TypedEvents<TransportEvents> implements Pip
 
   /** A listener threw: its own fault, and nobody else's. */
   #threw(cause: unknown): void {
-    this.#error(new WebRtcError('ERR_NODE', `a listener threw: ${(cause as Error)?.message ?? cause}`, { cause }))
+    this.#error(
+      new WebRtcError('ERR_NODE', `a listener threw: ${(cause as Error)?.message ?? cause}`, { cause }),
+    )
   }
 
   /** Media comes to JavaScript only while somebody there wants it. */
@@ -522,7 +570,11 @@ export class WebRtcTransport extends TypedEvents<TransportEvents> implements Pip
 
   #failDrains(peerId: PeerId, why: string): void {
     for (const { reject } of take(this.#drains, peerId) ?? []) {
-      reject(new WebRtcError('ERR_PEER_NOT_FOUND', `what waited for peer '${peerId}' was not sent: ${why}`, { peerId }))
+      reject(
+        new WebRtcError('ERR_PEER_NOT_FOUND', `what waited for peer '${peerId}' was not sent: ${why}`, {
+          peerId,
+        }),
+      )
     }
   }
 

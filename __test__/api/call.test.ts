@@ -33,7 +33,9 @@ describe('data', () => {
 
   test('what is larger than the peer takes is refused before anything is sent', async () => {
     const [alice] = await lab.pair()
-    const error = await alice.sendToPeer('bob', { kind: 'binary', data: new Uint8Array(262_145) }).catch((e) => e)
+    const error = await alice
+      .sendToPeer('bob', { kind: 'binary', data: new Uint8Array(262_145) })
+      .catch((e) => e)
     expect(error).toBeInstanceOf(WebRtcError)
     expect(error).toMatchObject({ code: 'ERR_MESSAGE_TOO_LARGE', peerId: 'bob' })
     expect(error.message).toContain('262144')
@@ -158,12 +160,21 @@ describe('media', () => {
     await lab.join('bob')
     await alice.connectPeer('bob')
     const source = every(1000 / 30, (n) => {
-      const frame = VideoFrame.from(patternI420(320, 240, n), { format: 'I420', width: 320, height: 240, timestampUs: n * 33_333 })
+      const frame = VideoFrame.from(patternI420(320, 240, n), {
+        format: 'I420',
+        width: 320,
+        height: 240,
+        timestampUs: n * 33_333,
+      })
       alice.broadcast({ kind: 'video', frame }).catch(() => {})
       frame.close()
     })
     const carol = await lab.join('carol')
-    const seen = await next(carol, 'video', ({ data }) => data.data.kind === 'video' && data.data.frame.width === 320)
+    const seen = await next(
+      carol,
+      'video',
+      ({ data }) => data.data.kind === 'video' && data.data.frame.width === 320,
+    )
     source.stop()
     expect(seen.peerId).toBe('alice')
   })
@@ -184,7 +195,9 @@ describe('peers', () => {
     await bob.close()
     expect(await left).toMatchObject({ peerId: 'bob' })
     expect(alice.listPeers()).toEqual([])
-    await expect(alice.sendToPeer('bob', { kind: 'text', text: 'x' })).rejects.toMatchObject({ code: 'ERR_PEER_NOT_FOUND' })
+    await expect(alice.sendToPeer('bob', { kind: 'text', text: 'x' })).rejects.toMatchObject({
+      code: 'ERR_PEER_NOT_FOUND',
+    })
   })
 
   test('connectPeer: nobody there, aborted, and idempotent', async () => {
@@ -208,11 +221,16 @@ describe('peers', () => {
     const mallory = await SignalingClient.connect({ url: lab.server.url, peerId: 'mallory' })
     const errors: WebRtcError[] = []
     alice.on('error', (error) => errors.push(error))
-    for (const sdp of ['v=0', 'v=0\r\no=- 1 1 IN IP4 0\r\ns=-\r\nt=0 0\r\nm=video 9 X 0\r\n', `v=0\r\n${'a=x\r\n'.repeat(5000)}`]) {
+    for (const sdp of [
+      'v=0',
+      'v=0\r\no=- 1 1 IN IP4 0\r\ns=-\r\nt=0 0\r\nm=video 9 X 0\r\n',
+      `v=0\r\n${'a=x\r\n'.repeat(5000)}`,
+    ]) {
       await mallory.offer('alice', sdp).catch(() => {})
       await mallory.answer('alice', sdp).catch(() => {})
     }
-    for (let i = 0; i < 20; i++) await mallory.candidate('alice', { candidate: `candidate:${i} rubbish` }).catch(() => {})
+    for (let i = 0; i < 20; i++)
+      await mallory.candidate('alice', { candidate: `candidate:${i} rubbish` }).catch(() => {})
     const got = next(bob, 'data')
     await alice.sendToPeer('bob', { kind: 'text', text: 'still here' })
     expect((await got).data.data).toEqual({ kind: 'text', text: 'still here' })
@@ -246,7 +264,10 @@ describe('configuration', () => {
     const { WebRtcTransport } = await import('@remotemedia/webrtc')
     const host = await WebRtcTransport.create({ signalingServer: { port: 0 }, peerId: 'host' })
     await host.close()
-    const guest: WebRtcTransport = await WebRtcTransport.create({ signalingServer: lab.server, peerId: 'guest' })
+    const guest: WebRtcTransport = await WebRtcTransport.create({
+      signalingServer: lab.server,
+      peerId: 'guest',
+    })
     await guest.close()
     expect(lab.server.stats().peers).toBe(0)
   })

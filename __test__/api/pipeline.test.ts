@@ -22,7 +22,12 @@ const invert = defineNode({
     frame.copyTo(data)
     for (let i = 0; i < frame.width * frame.height; i++) data[i] = 255 - data[i]!
     ctx.state.count = Number(ctx.state.count ?? 0) + 1
-    return VideoFrame.from(data, { format: 'I420', width: frame.width, height: frame.height, timestampUs: frame.timestampUs })
+    return VideoFrame.from(data, {
+      format: 'I420',
+      width: frame.width,
+      height: frame.height,
+      timestampUs: frame.timestampUs,
+    })
   },
 })
 
@@ -72,7 +77,10 @@ describe('the runner', () => {
       const nodes = [{ id: 'n', node_type: node.type, ...(on_error ? { on_error } : {}) }]
       return runner.executeUnary({ version: 'v1', nodes }, { kind: 'text', text: 'x' })
     }
-    expect((await run(async () => ({ kind: 'text', text: 'async' })))?.data).toEqual({ kind: 'text', text: 'async' })
+    expect((await run(async () => ({ kind: 'text', text: 'async' })))?.data).toEqual({
+      kind: 'text',
+      text: 'async',
+    })
     expect(
       (
         await run(async function* () {
@@ -95,9 +103,21 @@ describe('the runner', () => {
     ['not YAML', '{', /manifest/],
     ['another version', 'version: v2\nnodes: []', /version/],
     ['an unknown node type', 'version: v1\nnodes: [{ id: a, node_type: Nope }]', /"a".*Nope/],
-    ['a parameter out of range', 'version: v1\nnodes: [{ id: a, node_type: Gain, params: { gain_db: 99 } }]', /gain_db/],
-    ['an unknown port', 'version: v1\nnodes: [{ id: a, node_type: Gain }, { id: b, node_type: Gain }]\nconnections: [{ from: a.nope, to: b }]', /nope/],
-    ['a cycle', 'version: v1\nnodes: [{ id: a, node_type: Gain }, { id: b, node_type: Gain }]\nconnections: [{ from: a, to: b }, { from: b, to: a }]', /cycle/i],
+    [
+      'a parameter out of range',
+      'version: v1\nnodes: [{ id: a, node_type: Gain, params: { gain_db: 99 } }]',
+      /gain_db/,
+    ],
+    [
+      'an unknown port',
+      'version: v1\nnodes: [{ id: a, node_type: Gain }, { id: b, node_type: Gain }]\nconnections: [{ from: a.nope, to: b }]',
+      /nope/,
+    ],
+    [
+      'a cycle',
+      'version: v1\nnodes: [{ id: a, node_type: Gain }, { id: b, node_type: Gain }]\nconnections: [{ from: a, to: b }, { from: b, to: a }]',
+      /cycle/i,
+    ],
   ]
   test.each(refused)('refuses %s and names the place', async (_, text, message) => {
     const error = await (async () => runner.executeUnary(Manifest.parse(text), tone(0, 1)))().catch((e) => e)
@@ -130,8 +150,12 @@ describe('frames', () => {
 
   test('bytes that do not make a picture of that size are refused with both sizes', () => {
     const make = () => VideoFrame.from(new Uint8Array(10), { format: 'I420', width: 640, height: 480 })
-    expect(make).toThrow(expect.objectContaining({ code: 'ERR_CONFIG', message: expect.stringMatching(/460800.*10/) }))
-    expect(() => VideoFrame.from(new Uint8Array(0), { format: 'RGBA', width: 16384, height: 16384 })).toThrow(/width/)
+    expect(make).toThrow(
+      expect.objectContaining({ code: 'ERR_CONFIG', message: expect.stringMatching(/460800.*10/) }),
+    )
+    expect(() => VideoFrame.from(new Uint8Array(0), { format: 'RGBA', width: 16384, height: 16384 })).toThrow(
+      /width/,
+    )
     using frame = grey(1)
     expect(() => frame.copyTo(new Uint8Array(5))).toThrow(expect.objectContaining({ code: 'ERR_CONFIG' }))
   })
@@ -162,7 +186,9 @@ describe('sessions', () => {
     await next(alice, 'audio', () => heard.length >= 60)
     source.stop()
     expect(Math.abs(hear(join(heard.slice(30, 60))).dbfs - -29.03)).toBeLessThan(1)
-    expect(() => session.setParam('gain', 'gain_db', 99)).toThrow(expect.objectContaining({ code: 'ERR_NODE' }))
+    expect(() => session.setParam('gain', 'gain_db', 99)).toThrow(
+      expect.objectContaining({ code: 'ERR_NODE' }),
+    )
     const [stats] = session.stats()
     expect(stats).toMatchObject({ id: 'gain', nodeType: 'Gain', errors: 0 })
     expect(stats!.itemsIn).toBeGreaterThan(60)
@@ -173,7 +199,11 @@ describe('sessions', () => {
     bob.runner.register(invert)
     await using session = await bob.stream({ version: 'v1', nodes: [{ id: 'i', node_type: 'Invert' }] })
     const loop = (async () => {
-      for (let r = await session.recvFromAny({ kind: 'video' }); r; r = await session.recvFromAny({ kind: 'video' })) {
+      for (
+        let r = await session.recvFromAny({ kind: 'video' });
+        r;
+        r = await session.recvFromAny({ kind: 'video' })
+      ) {
         const { peerId, data } = r
         const output = await session.execute(data, { peerId })
         if (data.data.kind === 'video') data.data.frame.close()
@@ -202,7 +232,9 @@ describe('sessions', () => {
   test('recvFromPeer ends with the peer, and its options abort it', async () => {
     const [alice, bob] = await lab.pair()
     await using session = await alice.stream(Manifest.parse(GAIN))
-    await expect(session.recvFromPeer('bob', { timeoutMs: 50 })).rejects.toMatchObject({ code: 'ERR_ABORTED' })
+    await expect(session.recvFromPeer('bob', { timeoutMs: 50 })).rejects.toMatchObject({
+      code: 'ERR_ABORTED',
+    })
     const message = session.recvFromPeer('bob', { kind: 'text' })
     await bob.sendToPeer('alice', { kind: 'text', text: 'hello' })
     expect((await message)?.data).toEqual({ kind: 'text', text: 'hello' })

@@ -8,7 +8,10 @@ import { join } from 'node:path'
 const ROOT = join(__dirname, '../..')
 
 function connect(...args: string[]): { medianMs: number; maxMs: number } {
-  const bench = spawnSync(process.execPath, ['bench/connect.mjs', '--json', ...args], { cwd: ROOT, encoding: 'utf8' })
+  const bench = spawnSync(process.execPath, ['bench/connect.mjs', '--json', ...args], {
+    cwd: ROOT,
+    encoding: 'utf8',
+  })
   if (bench.status !== 0) throw new Error(`bench/connect.mjs ended with ${bench.status}: ${bench.stderr}`)
   return JSON.parse(bench.stdout)
 }
@@ -23,8 +26,12 @@ const canDrop = process.getuid?.() === 0 && existsSync('/usr/sbin/nft') && exist
 const testWithLoss = canDrop ? test : test.skip
 if (!canDrop) console.warn('SKIPPED: dropping datagrams needs root, nft (nftables) and unshare')
 
-testWithLoss('and has no second-long tail when datagrams are lost', () => {
-  const { medianMs, maxMs } = connect('--runs', '30', '--loss', '1')
-  expect(medianMs).toBeLessThan(60)
-  expect(maxMs).toBeLessThan(1500)
-}, 90_000)
+testWithLoss(
+  'and has no second-long tail when datagrams are lost',
+  () => {
+    const { medianMs, maxMs } = connect('--runs', '30', '--loss', '1')
+    expect(medianMs).toBeLessThan(60)
+    expect(maxMs).toBeLessThan(1500)
+  },
+  90_000,
+)

@@ -1,9 +1,4 @@
-import {
-  type AudioData,
-  type TransportEvents,
-  type WebRtcConfig,
-  WebRtcTransport,
-} from '@remotemedia/webrtc'
+import { type AudioData, type TransportEvents, type WebRtcConfig, WebRtcTransport } from '@remotemedia/webrtc'
 import { SignalingServer } from '../../src-ts/signaling/server.js'
 
 /** A signaling server and the transports of a test, all closed at its end. */
@@ -23,7 +18,10 @@ export class Lab {
   }
 
   /** Two transports with an open channel. */
-  async pair(a: Partial<WebRtcConfig> = {}, b: Partial<WebRtcConfig> = {}): Promise<[WebRtcTransport, WebRtcTransport]> {
+  async pair(
+    a: Partial<WebRtcConfig> = {},
+    b: Partial<WebRtcConfig> = {},
+  ): Promise<[WebRtcTransport, WebRtcTransport]> {
     const first = await this.join('alice', a)
     const second = await this.join('bob', b)
     await Promise.all([first.connectPeer('bob'), second.connectPeer('alice')])

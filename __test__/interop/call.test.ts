@@ -6,7 +6,8 @@ import { type Chromium, chromiumPath, launchChromium } from './chromium.js'
 // A real Chromium, as offerer and as answerer: what either end sends is measured at the other.
 
 const describeWithBrowser = chromiumPath() === null ? describe.skip : describe
-if (chromiumPath() === null) console.warn('SKIPPED: there is no Chromium; install it, or name one with CHROMIUM=/path')
+if (chromiumPath() === null)
+  console.warn('SKIPPED: there is no Chromium; install it, or name one with CHROMIUM=/path')
 
 jest.setTimeout(60_000)
 
@@ -26,8 +27,14 @@ describeWithBrowser('Chromium', () => {
   })
 
   /** The browser joins last, and so offers; or first, and answers. */
-  async function meet(role: 'offers' | 'answers', options: Partial<Parameters<Chromium['newPeer']>[0]>, room: string, config = {}) {
-    const browserJoins = () => browser.newPeer({ signalingUrl: lab.server.url, peerId: 'browser', room, ...options })
+  async function meet(
+    role: 'offers' | 'answers',
+    options: Partial<Parameters<Chromium['newPeer']>[0]>,
+    room: string,
+    config = {},
+  ) {
+    const browserJoins = () =>
+      browser.newPeer({ signalingUrl: lab.server.url, peerId: 'browser', room, ...options })
     if (role === 'offers') {
       const node = await lab.join('node', { room, ...config })
       const page = await browserJoins()
@@ -87,7 +94,9 @@ describeWithBrowser('Chromium', () => {
       const theirs = await page.stats('node')
       expect(theirs.video.received).toMatchObject({ codec: 'VP9', frameWidth: 640 })
       expect(theirs.video.received!.frames).toBeGreaterThan(20)
-      const ours = [...(await node.getStats('browser')).values()].find((s) => s.type === 'inbound-rtp' && s.kind === 'video')
+      const ours = [...(await node.getStats('browser')).values()].find(
+        (s) => s.type === 'inbound-rtp' && s.kind === 'video',
+      )
       expect(ours!.framesDecoded).toBeGreaterThan(20)
       await page.close()
       await node.close()
@@ -109,30 +118,39 @@ describeWithBrowser('Chromium', () => {
       await node.close()
     })
 
-    test(`the first message on open arrives, in ${CONNECTS} connects`, async () => {
-      let arrived = 0
-      for (let i = 0; i < CONNECTS; i++) {
-        const room = `first-${role}-${i}`
-        const messages = [{ kind: 'text', text: `first ${i}` }] as const
-        const got: unknown[] = []
-        const config = { room }
-        const early = role === 'answers'
-        const browserJoins = () =>
-          browser.newPeer({ signalingUrl: lab.server.url, peerId: 'browser', room, firstMessages: [...messages] })
-        const page = early ? await browserJoins() : undefined
-        const node = await lab.join('node', config)
-        const first = next(node, 'data')
-        const other = page ?? (await browserJoins())
-        got.push((await first).data.data)
-        expect(got).toEqual(messages)
-        await node.sendToPeer('browser', { kind: 'text', text: 'back' })
-        expect(await other.received('node', 1)).toEqual([{ kind: 'text', text: 'back' }])
-        arrived++
-        await other.close()
-        await node.close()
-      }
-      expect(arrived).toBe(CONNECTS)
-    }, 30_000 + CONNECTS * 3000)
+    test(
+      `the first message on open arrives, in ${CONNECTS} connects`,
+      async () => {
+        let arrived = 0
+        for (let i = 0; i < CONNECTS; i++) {
+          const room = `first-${role}-${i}`
+          const messages = [{ kind: 'text', text: `first ${i}` }] as const
+          const got: unknown[] = []
+          const config = { room }
+          const early = role === 'answers'
+          const browserJoins = () =>
+            browser.newPeer({
+              signalingUrl: lab.server.url,
+              peerId: 'browser',
+              room,
+              firstMessages: [...messages],
+            })
+          const page = early ? await browserJoins() : undefined
+          const node = await lab.join('node', config)
+          const first = next(node, 'data')
+          const other = page ?? (await browserJoins())
+          got.push((await first).data.data)
+          expect(got).toEqual(messages)
+          await node.sendToPeer('browser', { kind: 'text', text: 'back' })
+          expect(await other.received('node', 1)).toEqual([{ kind: 'text', text: 'back' }])
+          arrived++
+          await other.close()
+          await node.close()
+        }
+        expect(arrived).toBe(CONNECTS)
+      },
+      30_000 + CONNECTS * 3000,
+    )
   })
 
   test.each(['VP8', 'H264'])('falls back to %s when it has no other', async (codec) => {
@@ -144,11 +162,20 @@ describeWithBrowser('Chromium', () => {
     )
     expect(node.listPeers()[0]!.tracks.video).toBe(codec.toLowerCase())
     const camera = every(1000 / 15, (n) => {
-      const frame = VideoFrame.from(patternI420(320, 240, n), { format: 'I420', width: 320, height: 240, timestampUs: n * 66_667 })
+      const frame = VideoFrame.from(patternI420(320, 240, n), {
+        format: 'I420',
+        width: 320,
+        height: 240,
+        timestampUs: n * 66_667,
+      })
       node.sendToPeer('browser', { kind: 'video', frame }).catch(() => {})
       frame.close()
     })
-    const seen = next(node, 'video', ({ data }) => data.data.kind === 'video' && data.data.frame.width === 320)
+    const seen = next(
+      node,
+      'video',
+      ({ data }) => data.data.kind === 'video' && data.data.frame.width === 320,
+    )
     expect((await page.pictures('node', 5)).length).toBe(5)
     await seen
     camera.stop()
@@ -160,7 +187,12 @@ describeWithBrowser('Chromium', () => {
   test('a peer without a common codec gets ERR_CODEC for video, and the rest goes on', async () => {
     const { node, page } = await meet(
       'offers',
-      { audio: { toneHz: 500 }, video: { width: 320, height: 240 }, videoCodec: 'AV1', onlyThisVideoCodec: true },
+      {
+        audio: { toneHz: 500 },
+        video: { width: 320, height: 240 },
+        videoCodec: 'AV1',
+        onlyThisVideoCodec: true,
+      },
       'no-codec',
     )
     using frame = VideoFrame.from(patternI420(320, 240, 0), { format: 'I420', width: 320, height: 240 })

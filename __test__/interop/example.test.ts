@@ -15,7 +15,8 @@ function detail(luma: Uint8Array, stride: number, x0: number, y0: number, x1: nu
   for (let y = Math.max(1, y0); y < y1; y++) {
     for (let x = x0; x < x1; x++) {
       const at = y * stride + x
-      const laplacian = 4 * luma[at]! - luma[at - 1]! - luma[at + 1]! - luma[at - stride]! - luma[at + stride]!
+      const laplacian =
+        4 * luma[at]! - luma[at - 1]! - luma[at + 1]! - luma[at - stride]! - luma[at + stride]!
       sum += laplacian ** 2
     }
   }
@@ -27,12 +28,21 @@ test("the seed's first example returns a portrait with its background blurred an
   const caller = await lab.join('peer-remote')
   const ended = new AbortController()
   const example = callWithBlur(
-    { signalingUrl: lab.server.url, remote: 'peer-remote', manifest: join(__dirname, '../../examples/blur.yaml') },
+    {
+      signalingUrl: lab.server.url,
+      remote: 'peer-remote',
+      manifest: join(__dirname, '../../examples/blur.yaml'),
+    },
     ended.signal,
   )
   await caller.connectPeer('blur')
   const camera = every(1000 / 15, (n) => {
-    const frame = VideoFrame.from(portrait, { format: 'I420', width: SIZE, height: SIZE, timestampUs: n * 66_667 })
+    const frame = VideoFrame.from(portrait, {
+      format: 'I420',
+      width: SIZE,
+      height: SIZE,
+      timestampUs: n * 66_667,
+    })
     caller.sendToPeer('blur', { kind: 'video', frame }).catch(() => {})
     frame.close()
   })

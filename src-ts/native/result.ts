@@ -2,9 +2,9 @@ import { WebRtcError, type WebRtcErrorCode } from '../errors.js'
 import type { NativeError } from './binding.cjs'
 
 /** The value of a native call, or the exception for the error it returned instead. */
-export function unwrap<T>(result: T | NativeError): T {
+export function unwrap<T>(result: T): Exclude<T, NativeError> {
   if (isNativeError(result)) throw toError(result)
-  return result
+  return result as Exclude<T, NativeError>
 }
 
 /** For native calls that return nothing but, perhaps, an error. */

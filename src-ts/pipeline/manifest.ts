@@ -44,7 +44,8 @@ export class Manifest {
   /** Reads YAML or JSON text, or takes an object. Throws `ERR_MANIFEST` naming the place. */
   static parse(source: string | ManifestObject): Manifest {
     if (typeof source === 'string') return new Manifest(source)
-    if (typeof source !== 'object' || source === null) throw configError('manifest', source, 'text or an object')
+    if (typeof source !== 'object' || source === null)
+      throw configError('manifest', source, 'text or an object')
     let text: string
     try {
       text = JSON.stringify(source)
@@ -60,7 +61,9 @@ export class Manifest {
     try {
       text = await readFile(path, 'utf8')
     } catch (cause) {
-      throw new WebRtcError('ERR_MANIFEST', `${String(path)}: can't be read: ${(cause as Error).message}`, { cause })
+      throw new WebRtcError('ERR_MANIFEST', `${String(path)}: can't be read: ${(cause as Error).message}`, {
+        cause,
+      })
     }
     try {
       return new Manifest(text)

@@ -1,4 +1,12 @@
-import type { AudioData, BinaryData, DataKind, JsonData, RuntimeData, TextData, AudioMixData } from '../data.js'
+import type {
+  AudioData,
+  AudioMixData,
+  BinaryData,
+  DataKind,
+  JsonData,
+  RuntimeData,
+  TextData,
+} from '../data.js'
 import { checkKnownKeys, configError } from '../errors.js'
 import type { VideoFrame } from '../frame.js'
 
@@ -57,7 +65,9 @@ export interface NodeDefinition<I extends Record<string, PortKind> = Record<stri
 }
 
 /** Checks a node definition, for `runner.register`. Throws `ERR_CONFIG` naming the field. */
-export function defineNode<const I extends Record<string, PortKind>>(definition: NodeDefinition<I>): NodeDefinition<I> {
+export function defineNode<const I extends Record<string, PortKind>>(
+  definition: NodeDefinition<I>,
+): NodeDefinition<I> {
   checkKnownKeys('node', definition, ['type', 'inputs', 'outputs', 'params', 'process'])
   const { type, inputs, outputs, params, process } = definition
   if (typeof type !== 'string' || type === '') throw configError('node.type', type, 'a name')
@@ -77,6 +87,7 @@ function checkPorts(field: string, ports: unknown): void {
     throw configError(field, ports, "an object such as { in: 'video' }")
   }
   for (const [name, kind] of Object.entries(ports)) {
-    if (!KINDS.includes(kind as PortKind)) throw configError(`${field}.${name}`, kind, `one of ${KINDS.join(', ')}`)
+    if (!KINDS.includes(kind as PortKind))
+      throw configError(`${field}.${name}`, kind, `one of ${KINDS.join(', ')}`)
   }
 }

@@ -1,11 +1,18 @@
-import { fromNative, type Sendable, toNative, type TransportData } from '../data.js'
+import { fromNative, type Sendable, type TransportData, toNative } from '../data.js'
 import { configError, WebRtcError } from '../errors.js'
 import { VideoFrame } from '../frame.js'
 import type { NativePlan, NativeRunner, Task } from '../native/binding.cjs'
 import { native } from '../native/load.js'
 import { check, toError, unwrap } from '../native/result.js'
 import { Manifest, type ManifestObject } from './manifest.js'
-import { defineNode, type NodeContext, type NodeDefinition, type NodeInputs, type NodeOutput, type PortKind } from './node.js'
+import {
+  defineNode,
+  type NodeContext,
+  type NodeDefinition,
+  type NodeInputs,
+  type NodeOutput,
+  type PortKind,
+} from './node.js'
 import { locateModels } from './onnx.js'
 
 /** A manifest, or what `Manifest.parse` takes. Keep the `Manifest`: models are loaded once for each. */
@@ -18,7 +25,10 @@ export class PipelineRunner implements Disposable {
   readonly #nodes = new Map<string, NodeDefinition>()
   /** State of JavaScript nodes, by instance and node. */
   readonly #states = new Map<string, Record<string, unknown>>()
-  readonly #requests = new Map<number, { resolve(data: TransportData | null): void; reject(error: WebRtcError): void }>()
+  readonly #requests = new Map<
+    number,
+    { resolve(data: TransportData | null): void; reject(error: WebRtcError): void }
+  >()
   #nextRequest = 1
   #closed = false
 
@@ -36,9 +46,14 @@ export class PipelineRunner implements Disposable {
   /** Adds a node type, or replaces one of your own for manifests run later. Throws `ERR_CONFIG`, `ERR_MANIFEST`. */
   register<const I extends Record<string, PortKind>>(definition: NodeDefinition<I>): this {
     const node = defineNode(definition) as unknown as NodeDefinition
-    const ports = (given: Record<string, PortKind>) => Object.entries(given).map(([name, kind]) => ({ name, kind }))
+    const ports = (given: Record<string, PortKind>) =>
+      Object.entries(given).map(([name, kind]) => ({ name, kind }))
     check(
-      this.#native.register({ nodeType: node.type, inputs: ports(node.inputs), outputs: ports(node.outputs) }),
+      this.#native.register({
+        nodeType: node.type,
+        inputs: ports(node.inputs),
+        outputs: ports(node.outputs),
+      }),
     )
     this.#nodes.set(node.type, node)
     return this
@@ -138,7 +153,7 @@ export class PipelineRunner implements Disposable {
       if (isIterable(result)) {
         for await (const output of result) this.#emit(id, first, output, frame)
       } else {
-        this.#emit(id, first, await result, frame)
+        this.#emit(id, first, (await result) as NodeOutput, frame)
       }
       this.#native.reply(id)
     } catch (error) {

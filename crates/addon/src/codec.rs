@@ -236,7 +236,7 @@ impl JsVideoEncoder {
     }
 
     /// Encodes one picture; null when rate control dropped it.
-    #[napi]
+    #[napi(ts_return_type = "Promise<VideoPacket | null | NativeError>")]
     pub fn encode(&self, frame: ClassInstance<'_, Frame>, keyframe: bool) -> AsyncTask<EncodeTask> {
         AsyncTask::new(EncodeTask { encoder: self.0.clone(), frame: frame.share(), keyframe })
     }
@@ -271,7 +271,7 @@ impl JsVideoDecoder {
     }
 
     /// Decodes one picture; null when it shows nothing.
-    #[napi]
+    #[napi(ts_return_type = "Promise<NativeVideoFrame | null | NativeError>")]
     pub fn decode(&self, data: Uint8Array, timestamp_us: i64) -> AsyncTask<DecodeTask> {
         AsyncTask::new(DecodeTask { decoder: self.0.clone(), data: data.to_vec(), timestamp_us })
     }
