@@ -1,0 +1,86 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { join } from 'node:path'
+import { Lab, next, tone } from './support.js'
+
+// A process in a call, with media both ways, is told to end. It closes its transport and does nothing else: whatever thread, socket
+// or timer were left would keep it running.
+const CHILD = `
+import { VideoFrame, WebRtcTransport } from './dist/index.js'
+const transport = await WebRtcTransport.create({ signalingUrl: process.argv[1], peerId: 'child' })
+await transport.connectPeer('parent')
+transport.on('audio', () => {})
+const picture = new Uint8Array(320 * 240 * 1.5).fill(90)
+let n = 0
+const timer = setInterval(() => {
+  const frame = VideoFrame.from(picture, { format: 'I420', width: 320, height: 240, timestampUs: n++ * 33333 })
+  transport.sendToPeer('parent', { kind: 'video', frame }).catch(() => {})
+  frame.close()
+}, 33)
+process.once('SIGTERM', async () => {
+  clearInterval(timer)
+  await transport.close()
+})
+process.send('in the call')
+process.disconnect()
+`
+
+test('SIGTERM in a call ends every thread and socket within 2 s, and the peer sees peer.left', async () => {
+  const lab = await new Lab().open()
+  const parent = await lab.join('parent')
+  const child: ChildProcess = spawn(
+    process.execPath,
+    ['--input-type=module', '--eval', CHILD, lab.server.url],
+    { cwd: join(__dirname, '../..'), stdio: ['ignore', 'inherit', 'inherit', 'ipc'] },
+  )
+  await once(child, 'message')
+  const voice = setInterval(() => {
+    parent.sendToPeer('child', tone(0, 440)).catch(() => {})
+  }, 20)
+  await next(parent, 'video')
+  const left = next(parent, 'peerleft')
+  const asked = performance.now()
+  child.kill('SIGTERM')
+  const [code, signal] = await once(child, 'exit')
+  const took = performance.now() - asked
+  clearInterval(voice)
+  expect([code, signal]).toEqual([0, null])
+  expect(took).toBeLessThan(2000)
+  expect(await left).toMatchObject({ peerId: 'child' })
+  await lab.close()
+}, 30_000)
+
+test('a process that is killed outright is seen to leave as well', async () => {
+  const lab = await new Lab().open()
+  const parent = await lab.join('parent')
+  const child = spawn(process.execPath, ['--input-type=module', '--eval', CHILD, lab.server.url], {
+    cwd: join(__dirname, '../..'),
+    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+  })
+  await once(child, 'message')
+  const left = next(parent, 'peerleft')
+  child.kill('SIGKILL')
+  expect(await left).toMatchObject({ peerId: 'child' })
+  await lab.close()
+}, 30_000)
+
+test('it works in a worker thread, and the thread ends without close()', async () => {
+  const { Worker } = await import('node:worker_threads')
+  const lab = await new Lab().open()
+  const parent = await lab.join('parent')
+  const code = `
+    const { parentPort, workerData } = require('node:worker_threads')
+    import(workerData.index).then(async ({ WebRtcTransport }) => {
+      const transport = await WebRtcTransport.create({ signalingUrl: workerData.url, peerId: 'worker' })
+      await transport.connectPeer('parent')
+      await transport.sendToPeer('parent', { kind: 'text', text: 'from a worker' })
+    })`
+  const index = join(__dirname, '../../dist/index.js')
+  const worker = new Worker(code, { eval: true, workerData: { url: lab.server.url, index } })
+  const { data } = await next(parent, 'data')
+  expect(data.data).toEqual({ kind: 'text', text: 'from a worker' })
+  const left = next(parent, 'peerleft')
+  await worker.terminate()
+  await left
+  await lab.close()
+}, 30_000)
