@@ -21,6 +21,7 @@ mod depacketize;
 mod engine;
 mod error;
 mod event;
+mod first_flight;
 mod incoming;
 mod link;
 mod media;

@@ -6,6 +6,7 @@ use crate::config::{Certificate, LinkConfig};
 use crate::engine::{self, Ssrcs};
 use crate::error::LinkError;
 use crate::event::{IceState, LinkEvent, LinkState, MessageKind, Negotiated, Transmit};
+use crate::first_flight::FirstFlight;
 use crate::media::RtpOut;
 use crate::resend::Resend;
 use crate::sdp::Slot;
@@ -14,7 +15,7 @@ use crate::stats::{Drops, LinkStats};
 use crate::tap::Shared;
 use bytes::{Bytes, BytesMut};
 use rtc::peer_connection::RTCPeerConnection;
-use rtc::peer_connection::transport::{RTCDtlsTransportState, RTCIceCandidateInit};
+use rtc::peer_connection::transport::{RTCDtlsTransportState, RTCIceCandidateInit, RTCSctpTransportState};
 use rtc::rtp_transceiver::RTCRtpSenderId;
 use rtc::sansio::Protocol;
 use rtc::shared::{TaggedBytesMut, TransportContext, TransportProtocol};
@@ -84,6 +85,7 @@ pub struct Link {
     paused: bool,
     held: VecDeque<(SocketAddr, SocketAddr, Bytes)>,
     pub(crate) resend: Resend,
+    pub(crate) first_flight: FirstFlight,
     timeout: Option<Instant>,
     now: Instant,
     /// Calls since the engine was driven last.
@@ -146,6 +148,7 @@ impl Link {
             paused: false,
             held: VecDeque::new(),
             resend: Resend::default(),
+            first_flight: FirstFlight::default(),
             timeout: None,
             now,
             touched: 0,
@@ -377,6 +380,9 @@ impl Link {
                 any = true;
                 self.engine_event(now, event);
             }
+            if self.first_flight.due() {
+                any |= self.write_first_flight();
+            }
             while let Some(message) = self.pc.poll_write() {
                 // Writing brings nothing to read once the handshakes are through.
                 any |= !open;
@@ -408,6 +414,19 @@ impl Link {
         self.resend.frozen |= self.resend.done;
         self.read_tap();
         self.schedule();
+    }
+
+    /// One whole pass of writes; the one with which the SCTP handshake ends is put in order for Chromium.
+    fn write_first_flight(&mut self) -> bool {
+        let mut pass: Vec<_> = std::iter::from_fn(|| self.pc.poll_write()).collect();
+        if self.pc.sctp().is_some_and(|sctp| sctp.state() == RTCSctpTransportState::Connected) {
+            self.first_flight.arrange(&mut pass);
+        }
+        let any = !pass.is_empty();
+        for message in pass {
+            self.push_transmit(message);
+        }
+        any
     }
 
     pub(crate) fn set_state(&mut self, state: LinkState) {

@@ -108,6 +108,9 @@ impl Link {
             }
         }
         self.pc.set_remote_description(now, answer)?;
+        if !self.established {
+            self.first_flight.answered(sdp, self.config.data.is_some(), setup == "passive");
+        }
         self.setup = Some(setup);
         self.offered = None;
         self.agree(now, remote);

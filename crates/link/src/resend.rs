@@ -2,7 +2,6 @@
 
 use crate::event::Transmit;
 use std::collections::VecDeque;
-use std::hash::Hasher;
 use std::time::{Duration, Instant};
 
 const RESEND_FIRST: Duration = Duration::from_millis(30);
@@ -19,8 +18,8 @@ pub(crate) const RESEND_FOR: Duration = Duration::from_secs(5);
 #[derive(Default)]
 pub(crate) struct Resend {
     pub last: VecDeque<Transmit>,
-    /// Hashes of the last DTLS datagrams in.
-    heard: VecDeque<u64>,
+    /// The first record headers of the last DTLS datagrams in (RFC 6347, section 4.1).
+    heard: VecDeque<[u8; 13]>,
     pub at: Option<Instant>,
     interval: Duration,
     rounds: u32,
@@ -55,10 +54,11 @@ impl Resend {
         if self.last.is_empty() {
             return false;
         }
-        let mut hasher = std::hash::DefaultHasher::new();
-        hasher.write(data);
-        let hash = hasher.finish();
-        if self.heard.contains(&hash) {
+        // Record headers carry a number that is never used twice; a record made anew has another.
+        let mut header = [0; 13];
+        let known = data.len().min(13);
+        header[..known].copy_from_slice(&data[..known]);
+        if self.heard.contains(&header) {
             let again = self.answered.is_none_or(|at| now.saturating_duration_since(at) >= RESEND_ANSWER);
             if again {
                 self.answered = Some(now);
@@ -68,7 +68,7 @@ impl Resend {
         if self.heard.len() == 2 * RESEND_DATAGRAMS {
             self.heard.pop_front();
         }
-        self.heard.push_back(hash);
+        self.heard.push_back(header);
         if self.at.is_some() {
             self.interval = RESEND_FIRST;
             self.rounds = 0;
