@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use napi::bindgen_prelude::{AsyncTask, Buffer, ClassInstance, Either, Env, Result, Task, Uint8Array};
 use napi_derive::napi;
 use remotemedia_media::{
-    AudioFrame, AudioFramer, EncodedFrame, MediaError, OpusDecoder, OpusEncoder, OpusEncoderConfig, VideoCodec,
-    VideoDecoder, VideoEncoder, VideoEncoderConfig, VideoFrame,
+    AudioFrame, AudioFramer, EncodedFrame, MediaError, OpusDecoder, OpusEncoder, OpusEncoderConfig,
+    VideoCodec, VideoDecoder, VideoEncoder, VideoEncoderConfig, VideoFrame,
 };
 
 use crate::error::NativeError;
@@ -140,8 +140,12 @@ impl AudioEncoder {
         timestamp_us: i64,
     ) -> Either<Vec<AudioPacket>, NativeError> {
         let Some((framer, encoder)) = &mut self.0 else { return Either::B(NativeError::closed("encoder")) };
-        let frame =
-            AudioFrame { samples: Arc::new(samples.to_vec()), sample_rate, channels: channels as u16, timestamp_us };
+        let frame = AudioFrame {
+            samples: Arc::new(samples.to_vec()),
+            sample_rate,
+            channels: channels as u16,
+            timestamp_us,
+        };
         let mut packets = Vec::new();
         let mut scratch = Vec::new();
         let result = framer.push(&frame).and_then(|()| {
@@ -348,4 +352,3 @@ fn media_error(error: &MediaError) -> NativeError {
         _ => NativeError::codec(error),
     }
 }
-

@@ -102,7 +102,9 @@ impl ItemIn {
             "binary" => Data::Binary(self.data.ok_or_else(|| missing("data"))?.to_vec().into()),
             "audioMix" => {
                 let inputs = self.inputs.ok_or_else(|| missing("inputs"))?;
-                Data::AudioMix(Arc::new(inputs.into_iter().map(|a| a.into_frame(at)).collect::<Result<_, _>>()?))
+                Data::AudioMix(Arc::new(
+                    inputs.into_iter().map(|a| a.into_frame(at)).collect::<Result<_, _>>()?,
+                ))
             }
             other => return Err(NativeError::config(format_args!("'{other}' is no kind of data"))),
         };
@@ -123,7 +125,9 @@ impl AudioParts {
             return Err(NativeError::config(format_args!("channels is {channels}, allowed are 1 and 2")));
         }
         if !(8_000..=192_000).contains(&sample_rate) {
-            return Err(NativeError::config(format_args!("sampleRate is {sample_rate}, allowed are 8000 to 192000")));
+            return Err(NativeError::config(format_args!(
+                "sampleRate is {sample_rate}, allowed are 8000 to 192000"
+            )));
         }
         if samples.len() % channels as usize != 0 {
             return Err(NativeError::config(format_args!(
@@ -131,7 +135,12 @@ impl AudioParts {
                 samples.len()
             )));
         }
-        Ok(AudioFrame { samples: Arc::new(samples.to_vec()), sample_rate, channels: channels as u16, timestamp_us })
+        Ok(AudioFrame {
+            samples: Arc::new(samples.to_vec()),
+            sample_rate,
+            channels: channels as u16,
+            timestamp_us,
+        })
     }
 }
 
@@ -157,11 +166,16 @@ impl ItemOut {
         let out = match data {
             Data::Audio(frame) => ItemOut::audio(frame),
             Data::Video(frame) => ItemOut::video(frame.with_timestamp_us(timestamp_us)),
-            Data::Text(text) => ItemOut { text: Some(text.to_string()), ..ItemOut::empty("text", timestamp_us) },
-            Data::Json(value) => ItemOut { text: Some(value.to_string()), ..ItemOut::empty("json", timestamp_us) },
-            Data::Binary(bytes) => {
-                ItemOut { data: Some(Uint8Array::new(bytes.into())), ..ItemOut::empty("binary", timestamp_us) }
+            Data::Text(text) => {
+                ItemOut { text: Some(text.to_string()), ..ItemOut::empty("text", timestamp_us) }
             }
+            Data::Json(value) => {
+                ItemOut { text: Some(value.to_string()), ..ItemOut::empty("json", timestamp_us) }
+            }
+            Data::Binary(bytes) => ItemOut {
+                data: Some(Uint8Array::new(bytes.into())),
+                ..ItemOut::empty("binary", timestamp_us)
+            },
             Data::AudioMix(frames) => {
                 let inputs = frames.iter().cloned().map(ItemOut::audio).collect();
                 ItemOut { inputs: Some(inputs), ..ItemOut::empty("audioMix", timestamp_us) }

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use napi::bindgen_prelude::{ClassInstance, Either, Function};
 use napi_derive::napi;
 use remotemedia_pipeline::{
-    ForeignCall, ForeignHost, ForeignOutput, ForeignReply, Item, Kind, Manifest, Plan, PortSpec, Registry, Runner,
-    RunnerOptions, WorkerPool,
+    ForeignCall, ForeignHost, ForeignOutput, ForeignReply, Item, Kind, Manifest, Plan, PortSpec, Registry,
+    Runner, RunnerOptions, WorkerPool,
 };
 
 use crate::error::NativeError;
@@ -124,7 +124,11 @@ impl JsRunner {
     /// `wake` is called when `drain` has something to give.
     #[napi(constructor)]
     pub fn new(wake: Function<'_, (), ()>) -> napi::Result<JsRunner> {
-        let inbox = Arc::new(Inbox { queue: Mutex::default(), woken: AtomicBool::new(false), wake: Wake::new(&wake)? });
+        let inbox = Arc::new(Inbox {
+            queue: Mutex::default(),
+            woken: AtomicBool::new(false),
+            wake: Wake::new(&wake)?,
+        });
         let host = Arc::new(Host { inbox: inbox.clone(), next: Default::default() });
         Ok(JsRunner {
             registry: Registry::builtin(),
@@ -145,7 +149,10 @@ impl JsRunner {
                 .into_iter()
                 .map(|port| match Kind::from_name(&port.kind) {
                     Some(kind) => Ok(PortSpec::new(&port.name, kind)),
-                    None => Err(NativeError::config(format_args!("port '{}': '{}' is no kind", port.name, port.kind))),
+                    None => Err(NativeError::config(format_args!(
+                        "port '{}': '{}' is no kind",
+                        port.name, port.kind
+                    ))),
                 })
                 .collect()
         };
@@ -153,7 +160,10 @@ impl JsRunner {
             (Ok(inputs), Ok(outputs)) => (inputs, outputs),
             (Err(error), _) | (_, Err(error)) => return Some(error),
         };
-        self.registry.register_foreign(&node.node_type, inputs, outputs, self.host.clone()).err().map(NativeError::from)
+        self.registry
+            .register_foreign(&node.node_type, inputs, outputs, self.host.clone())
+            .err()
+            .map(NativeError::from)
     }
 
     /// The names of all node types.
@@ -169,7 +179,9 @@ impl JsRunner {
             .and_then(|manifest| Ok((Plan::compile(&manifest, &self.registry)?, manifest.warnings)));
         match plan {
             Ok((plan, mut warnings)) => {
-                warnings.extend(plan.warnings().iter().filter(|w| !warnings.contains(w)).cloned().collect::<Vec<_>>());
+                warnings.extend(
+                    plan.warnings().iter().filter(|w| !warnings.contains(w)).cloned().collect::<Vec<_>>(),
+                );
                 Either::A(JsPlan { plan, warnings })
             }
             Err(error) => Either::B(error.into()),
@@ -222,7 +234,10 @@ impl JsRunner {
         };
         if let Some((_, outputs)) = lock(&self.replies).get_mut(&(call as u64)) {
             if outputs.len() >= MAX_OUTPUTS {
-                return Some(NativeError::new("ERR_NODE", format_args!("more than {MAX_OUTPUTS} items from one call")));
+                return Some(NativeError::new(
+                    "ERR_NODE",
+                    format_args!("more than {MAX_OUTPUTS} items from one call"),
+                ));
             }
             outputs.push(ForeignOutput { port, data: item.data, timestamp_us });
         }

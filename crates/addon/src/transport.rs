@@ -8,8 +8,8 @@ use napi_derive::napi;
 use remotemedia_media::VideoCodec;
 use remotemedia_pipeline::{Data, DropReason};
 use remotemedia_transport::{
-    AudioConfig, ChannelOptions, Config, DataMode, Event, IceCandidate, Message, PeerAnnouncement, PeerId, Retry, RouteConfig,
-    RouteTo, SessionId, Signal, Track, Transport, TransportError, VideoConfig,
+    AudioConfig, ChannelOptions, Config, DataMode, Event, IceCandidate, Message, PeerAnnouncement, PeerId,
+    Retry, RouteConfig, RouteTo, SessionId, Signal, Track, Transport, TransportError, VideoConfig,
 };
 
 use crate::error::NativeError;
@@ -322,7 +322,13 @@ impl JsTransport {
 
     /// Hands over a message. True: room for more; false: wait for `drained`.
     #[napi(catch_unwind)]
-    pub fn send_text(&self, peer_id: String, channel: u32, text: String, json: bool) -> Either<bool, NativeError> {
+    pub fn send_text(
+        &self,
+        peer_id: String,
+        channel: u32,
+        text: String,
+        json: bool,
+    ) -> Either<bool, NativeError> {
         let message = if json { Message::Json(text.into()) } else { Message::Text(text.into()) };
         sent(self.transport.send_message(&peer_id, channel, message))
     }
@@ -464,7 +470,9 @@ impl JsTransport {
     /// Adds a route and gives its number.
     #[napi(catch_unwind)]
     pub fn add_route(&self, session: f64, route: RouteOptions) -> Either<f64, NativeError> {
-        match route_config(route).and_then(|route| Ok(self.transport.add_route(session_id(session), route)?)) {
+        match route_config(route)
+            .and_then(|route| Ok(self.transport.add_route(session_id(session), route)?))
+        {
             Ok(id) => Either::A(id as f64),
             Err(error) => Either::B(error),
         }
@@ -509,7 +517,11 @@ impl JsTransport {
                 node_type: n.node_type,
                 items_in: n.items_in as f64,
                 items_out: n.items_out as f64,
-                dropped: n.dropped.into_iter().map(|(reason, count)| (drop_reason(reason), count as f64)).collect(),
+                dropped: n
+                    .dropped
+                    .into_iter()
+                    .map(|(reason, count)| (drop_reason(reason), count as f64))
+                    .collect(),
                 errors: n.errors as f64,
                 depth: n.depth as f64,
                 p50_us: n.latency.p50_us as f64,
@@ -549,8 +561,9 @@ impl Task for CloseTask {
 fn config(o: TransportOptions) -> std::result::Result<Config, NativeError> {
     let mut video_codecs = Vec::new();
     for name in &o.video_codecs {
-        let codec: VideoCodec =
-            name.parse().map_err(|_| NativeError::config(format_args!("videoCodec '{name}' is not known")))?;
+        let codec: VideoCodec = name
+            .parse()
+            .map_err(|_| NativeError::config(format_args!("videoCodec '{name}' is not known")))?;
         // A build without H.264 neither offers nor accepts it.
         if codec.is_available() {
             video_codecs.push(codec);
@@ -595,13 +608,17 @@ fn route_config(o: RouteOptions) -> std::result::Result<RouteConfig, NativeError
         "audio" => Track::Audio,
         "video" => Track::Video,
         "data" => Track::Data,
-        other => return Err(NativeError::config(format_args!("track '{other}' is none of audio, video, data"))),
+        other => {
+            return Err(NativeError::config(format_args!("track '{other}' is none of audio, video, data")));
+        }
     };
     let to = match o.to.as_deref() {
         Some("sender") => RouteTo::Sender,
         Some("others") => RouteTo::Others,
         Some("all") => RouteTo::All,
-        Some(other) => return Err(NativeError::config(format_args!("to '{other}' is none of sender, others, all"))),
+        Some(other) => {
+            return Err(NativeError::config(format_args!("to '{other}' is none of sender, others, all")));
+        }
         None => RouteTo::Peers(ids(o.to_peers.unwrap_or_default())),
     };
     Ok(RouteConfig { from: o.from.map(ids), track, through: o.through, to })
@@ -632,13 +649,17 @@ fn event_out(event: Event) -> NativeEvent {
                 number: c.sdp_m_line_index.map(u32::from),
                 ..empty("candidate", Some(peer))
             },
-            Signal::Error { code, message } => {
-                NativeEvent { text: Some(message), detail: Some(code.to_string()), ..empty("signalError", Some(peer)) }
-            }
+            Signal::Error { code, message } => NativeEvent {
+                text: Some(message),
+                detail: Some(code.to_string()),
+                ..empty("signalError", Some(peer))
+            },
         },
-        Event::Connected { request, peer, result } => {
-            NativeEvent { number: Some(request), error: result.err().map(Into::into), ..empty("connected", Some(peer)) }
-        }
+        Event::Connected { request, peer, result } => NativeEvent {
+            number: Some(request),
+            error: result.err().map(Into::into),
+            ..empty("connected", Some(peer))
+        },
         Event::PeerJoined(p) => NativeEvent {
             text: p.user_data,
             detail: Some(serde_json::to_string(&p.capabilities).unwrap_or_default()),
@@ -653,14 +674,18 @@ fn event_out(event: Event) -> NativeEvent {
             ..empty("state", Some(peer))
         },
         Event::Message { peer, channel, message } => match message_out(message) {
-            Some(item) => NativeEvent { number: Some(channel), item: Some(item), ..empty("message", Some(peer)) },
+            Some(item) => {
+                NativeEvent { number: Some(channel), item: Some(item), ..empty("message", Some(peer)) }
+            }
             None => {
                 let message = "sent a text message that is not UTF-8; it was dropped".to_owned();
                 let error = NativeError { code: "ERR_SIGNALING", message, peer_id: Some(peer.to_string()) };
                 NativeEvent { error: Some(error), ..empty("error", Some(peer)) }
             }
         },
-        Event::Drained { peer, channel } => NativeEvent { number: Some(channel), ..empty("drained", Some(peer)) },
+        Event::Drained { peer, channel } => {
+            NativeEvent { number: Some(channel), ..empty("drained", Some(peer)) }
+        }
         Event::ChannelOpen { peer, channel, label, ordered, reliable } => NativeEvent {
             number: Some(channel),
             text: Some(label),
@@ -688,7 +713,9 @@ fn event_out(event: Event) -> NativeEvent {
 
 fn message_out(message: Message) -> Option<ItemOut> {
     let text = |kind, bytes: bytes::Bytes| {
-        String::from_utf8(bytes.into()).ok().map(|text| ItemOut { text: Some(text), ..ItemOut::empty(kind, 0) })
+        String::from_utf8(bytes.into())
+            .ok()
+            .map(|text| ItemOut { text: Some(text), ..ItemOut::empty(kind, 0) })
     };
     match message {
         Message::Text(bytes) => text("text", bytes),

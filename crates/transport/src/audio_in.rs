@@ -28,7 +28,12 @@ pub(crate) struct AudioIn {
 }
 
 impl AudioIn {
-    pub(crate) fn new(shared: Weak<Shared>, peer: PeerId, channels: u16, counters: Arc<InboundCounters>) -> AudioIn {
+    pub(crate) fn new(
+        shared: Weak<Shared>,
+        peer: PeerId,
+        channels: u16,
+        counters: Arc<InboundCounters>,
+    ) -> AudioIn {
         AudioIn {
             shared,
             peer,
@@ -49,7 +54,9 @@ impl AudioIn {
         while let Some(received) = self.reorder.poll(now) {
             match received {
                 Received::Lost { count, .. } => self.lost = self.lost.saturating_add(count),
-                Received::Packet { payload, timestamp_us, .. } => self.decode(&shared, &payload, timestamp_us),
+                Received::Packet { payload, timestamp_us, .. } => {
+                    self.decode(&shared, &payload, timestamp_us)
+                }
             }
         }
     }

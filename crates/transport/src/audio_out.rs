@@ -20,7 +20,13 @@ pub(crate) struct AudioOut {
 
 impl AudioOut {
     pub(crate) fn new(shared: Weak<Shared>, source: u64) -> AudioOut {
-        AudioOut { shared, source, state: None, samples: Vec::new(), complaint: Every::new(Duration::from_secs(1)) }
+        AudioOut {
+            shared,
+            source,
+            state: None,
+            samples: Vec::new(),
+            complaint: Every::new(Duration::from_secs(1)),
+        }
     }
 
     pub(crate) fn encode(&mut self, job: AudioJob) {
@@ -47,7 +53,8 @@ impl AudioOut {
                     ..OpusEncoderConfig::default()
                 })
                 .map_err(|e| e.to_string())?;
-                let framer = AudioFramer::new(config.channels, config.frame_ms.into()).map_err(|e| e.to_string())?;
+                let framer =
+                    AudioFramer::new(config.channels, config.frame_ms.into()).map_err(|e| e.to_string())?;
                 self.state.insert((framer, encoder))
             }
         };

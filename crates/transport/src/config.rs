@@ -31,6 +31,8 @@ pub struct Config {
     pub deny_peers: Option<Vec<String>>,
     /// When a failed connection is tried again.
     pub retry: remotemedia_mesh::Retry,
+    /// Socket buffers to ask the system for, 64 KiB to 64 MiB; what it grants bounds what is in flight. Default 4 MiB.
+    pub socket_buffer_bytes: usize,
     /// Makes retries and identifiers repeatable in tests; `None`: from the system.
     pub seed: Option<u64>,
 }
@@ -81,6 +83,7 @@ impl Default for Config {
             allow_peers: None,
             deny_peers: None,
             retry: remotemedia_mesh::Retry::default(),
+            socket_buffer_bytes: 4 << 20,
             seed: None,
         }
     }
@@ -94,13 +97,24 @@ impl Default for AudioConfig {
 
 impl Default for VideoConfig {
     fn default() -> Self {
-        VideoConfig { start_bitrate_bps: None, max_bitrate_bps: 4_000_000, max_fps: 30, max_width: 1920, max_height: 1080 }
+        VideoConfig {
+            start_bitrate_bps: None,
+            max_bitrate_bps: 4_000_000,
+            max_fps: 30,
+            max_width: 1920,
+            max_height: 1080,
+        }
     }
 }
 
 impl Config {
     pub(crate) fn check(&self) -> Result<(), TransportError> {
-        fn range<T: PartialOrd + std::fmt::Display>(field: &'static str, v: T, min: T, max: T) -> Result<(), TransportError> {
+        fn range<T: PartialOrd + std::fmt::Display>(
+            field: &'static str,
+            v: T,
+            min: T,
+            max: T,
+        ) -> Result<(), TransportError> {
             if v >= min && v <= max {
                 return Ok(());
             }
@@ -112,6 +126,7 @@ impl Config {
         range("audio.bitrate_bps", self.audio.bitrate_bps(), 6_000, 510_000)?;
         range("audio.channels", self.audio.channels, 1, 2)?;
         range("audio.complexity", self.audio.complexity, 0, 10)?;
+        range("socket_buffer_bytes", self.socket_buffer_bytes, 64 << 10, 64 << 20)?;
         range("video.start_bitrate_bps", self.video.start_bitrate_bps.unwrap_or(50_000), 50_000, 50_000_000)?;
         range("video.max_bitrate_bps", self.video.max_bitrate_bps, 50_000, 50_000_000)?;
         range("video.max_fps", self.video.max_fps, 1, 120)?;

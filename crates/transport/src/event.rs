@@ -1,8 +1,8 @@
 //! What the transport tells its owner: one bounded queue and one coalesced wake-up.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use remotemedia_media::{AudioFrame, VideoFrame};
@@ -173,7 +173,9 @@ impl EventQueue {
                 Event::Audio { peer, frame } => {
                     let queue = waiting.audio.entry(peer).or_default();
                     queue.push_back(frame);
-                    while queue.iter().map(AudioFrame::duration_us).sum::<i64>() > MAX_WAITING_AUDIO_US && queue.len() > 1 {
+                    while queue.iter().map(AudioFrame::duration_us).sum::<i64>() > MAX_WAITING_AUDIO_US
+                        && queue.len() > 1
+                    {
                         queue.pop_front();
                         self.audio_dropped.fetch_add(1, Ordering::Relaxed);
                     }
@@ -266,7 +268,12 @@ mod tests {
         assert!(!queue.drain(10, &mut out));
         let audio = out.iter().filter(|e| matches!(e, Event::Audio { .. })).count();
         assert_eq!(audio, 5, "100 ms of 20 ms frames");
-        let video: Vec<_> = out.iter().filter_map(|e| if let Event::Video { frame, .. } = e { Some(frame.timestamp_us()) } else { None }).collect();
+        let video: Vec<_> = out
+            .iter()
+            .filter_map(
+                |e| if let Event::Video { frame, .. } = e { Some(frame.timestamp_us()) } else { None },
+            )
+            .collect();
         assert_eq!(video, [49]);
         assert_eq!(queue.counters().audio_dropped, 45);
         assert_eq!(queue.counters().video_dropped, 49);
@@ -277,7 +284,11 @@ mod tests {
         let queue = EventQueue::new(Box::new(|| {}));
         let body = Bytes::from(vec![0; 1 << 20]);
         for _ in 0..9 {
-            queue.push(Event::Message { peer: "a".into(), channel: 0, message: Message::Binary(body.clone()) });
+            queue.push(Event::Message {
+                peer: "a".into(),
+                channel: 0,
+                message: Message::Binary(body.clone()),
+            });
         }
         assert!(queue.is_congested());
         let mut out = Vec::new();

@@ -28,12 +28,15 @@ pub use config::{AudioConfig, Config, VideoConfig};
 pub use event::{Event, EventCounters, MAX_WAITING_AUDIO_US, MAX_WAITING_MESSAGE_BYTES};
 pub use net::SocketCounters;
 pub use peer::{HIGH_WATER_BYTES, LOW_WATER_BYTES, MAX_WAITING_BYTES};
+pub use remotemedia_link::{
+    CandidateKind, ChannelOptions, DataMode, InboundStats as LinkInbound, LinkStats,
+    OutboundStats as LinkOutbound,
+};
+pub use remotemedia_mesh::{
+    ConnectError, IceCandidate, PeerAnnouncement, PeerId, PeerState, Reason, Retry, Signal, Warning,
+};
 pub use session::{RouteConfig, RouteTo, SessionId, Track};
 pub use stats::{InboundStats, OutboundStats, PeerStats, TransportCounters};
-pub use remotemedia_link::{
-    CandidateKind, ChannelOptions, DataMode, InboundStats as LinkInbound, LinkStats, OutboundStats as LinkOutbound,
-};
-pub use remotemedia_mesh::{ConnectError, IceCandidate, PeerAnnouncement, PeerId, PeerState, Reason, Retry, Signal, Warning};
 pub use transport::{PeerInfo, Transport};
 
 /// One data channel message.

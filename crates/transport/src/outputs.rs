@@ -78,7 +78,13 @@ impl VideoSource {
 
 impl Outputs {
     /// Encodes a picture for these peers. A picture that still waits is replaced.
-    pub(crate) fn send_video(&self, shared: &Arc<Shared>, key: SourceKey, frame: VideoFrame, targets: Vec<Arc<Peer>>) {
+    pub(crate) fn send_video(
+        &self,
+        shared: &Arc<Shared>,
+        key: SourceKey,
+        frame: VideoFrame,
+        targets: Vec<Arc<Peer>>,
+    ) {
         if targets.is_empty() {
             return;
         }
@@ -91,14 +97,22 @@ impl Outputs {
     }
 
     /// Encodes samples for these peers. When too many wait, the oldest go.
-    pub(crate) fn send_audio(&self, shared: &Arc<Shared>, key: SourceKey, frame: AudioFrame, targets: Vec<Arc<Peer>>) {
+    pub(crate) fn send_audio(
+        &self,
+        shared: &Arc<Shared>,
+        key: SourceKey,
+        frame: AudioFrame,
+        targets: Vec<Arc<Peer>>,
+    ) {
         if targets.is_empty() {
             return;
         }
         let mailbox = self.source(&self.audio, key, || {
             let weak: Weak<Shared> = Arc::downgrade(shared);
             let mut out = AudioOut::new(weak, self.id());
-            shared.audio_pool.bounded("encode audio", MAX_WAITING_AUDIO, Policy::DropOldest, move |job| out.encode(job))
+            shared
+                .audio_pool
+                .bounded("encode audio", MAX_WAITING_AUDIO, Policy::DropOldest, move |job| out.encode(job))
         });
         let _ = mailbox.push(AudioJob { frame, targets });
     }

@@ -94,7 +94,11 @@ impl Peer {
     pub(crate) fn enqueue(&self, channel: u32, message: Message) -> Result<bool, TransportError> {
         let limit = self.max_message_size.load(Ordering::Acquire);
         if message.wire_len() > limit {
-            return Err(TransportError::MessageTooLarge { peer: self.id.clone(), size: message.wire_len(), limit });
+            return Err(TransportError::MessageTooLarge {
+                peer: self.id.clone(),
+                size: message.wire_len(),
+                limit,
+            });
         }
         let mut channels = crate::lock(&self.channels);
         let Some(outbox) = channels.get_mut(&channel).filter(|o| !o.closed) else {
@@ -215,7 +219,10 @@ mod tests {
         peer.set_negotiated(true, None, 262_144);
         assert!(matches!(peer.enqueue(0, binary(1)), Err(TransportError::NotConnected { .. })));
         peer.open_channel(0);
-        assert!(matches!(peer.enqueue(0, binary(262_145)), Err(TransportError::MessageTooLarge { limit: 262_144, .. })));
+        assert!(matches!(
+            peer.enqueue(0, binary(262_145)),
+            Err(TransportError::MessageTooLarge { limit: 262_144, .. })
+        ));
         let mut room = 0;
         while peer.enqueue(0, binary(100_000)).unwrap() {
             room += 1;
@@ -247,9 +254,18 @@ mod tests {
 
     #[test]
     fn json_is_a_string_behind_a_record_separator() {
-        assert_eq!(Message::from_wire(true, Bytes::from_static(b"\x1e{}")), Message::Json(Bytes::from_static(b"{}")));
-        assert_eq!(Message::from_wire(true, Bytes::from_static(b"{}")), Message::Text(Bytes::from_static(b"{}")));
-        assert_eq!(Message::from_wire(false, Bytes::from_static(b"\x1e")), Message::Binary(Bytes::from_static(b"\x1e")));
+        assert_eq!(
+            Message::from_wire(true, Bytes::from_static(b"\x1e{}")),
+            Message::Json(Bytes::from_static(b"{}"))
+        );
+        assert_eq!(
+            Message::from_wire(true, Bytes::from_static(b"{}")),
+            Message::Text(Bytes::from_static(b"{}"))
+        );
+        assert_eq!(
+            Message::from_wire(false, Bytes::from_static(b"\x1e")),
+            Message::Binary(Bytes::from_static(b"\x1e"))
+        );
         assert_eq!(Message::from_wire(true, Bytes::new()), Message::Text(Bytes::new()));
     }
 }

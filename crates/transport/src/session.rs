@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
 
 use bytes::Bytes;
 use remotemedia_pipeline::{
-    Data, ErrorHook, ErrorReport, Item, Kind, NodeError, Plan, Session, SessionOptions, SessionStats, WorkerPool,
+    Data, ErrorHook, ErrorReport, Item, Kind, NodeError, Plan, Session, SessionOptions, SessionStats,
+    WorkerPool,
 };
 
 use crate::event::Event;
@@ -93,7 +94,10 @@ impl Sessions {
     pub(crate) fn create(&self, plan: Arc<Plan>, pool: &WorkerPool) -> Result<SessionId, TransportError> {
         let mut state = crate::write(&self.state);
         if state.sessions.len() >= MAX_SESSIONS {
-            return Err(TransportError::Config { field: "stream", message: format!("{MAX_SESSIONS} sessions are open") });
+            return Err(TransportError::Config {
+                field: "stream",
+                message: format!("{MAX_SESSIONS} sessions are open"),
+            });
         }
         let id = SessionId(self.next_id());
         let shared = self.shared.get().cloned().unwrap_or_default();
@@ -162,12 +166,19 @@ impl Sessions {
         }
     }
 
-    pub(crate) fn add_route(&self, session_id: SessionId, config: RouteConfig) -> Result<u64, TransportError> {
+    pub(crate) fn add_route(
+        &self,
+        session_id: SessionId,
+        config: RouteConfig,
+    ) -> Result<u64, TransportError> {
         let mut state = crate::write(&self.state);
         let session = state.sessions.get(&session_id).cloned().ok_or(TransportError::Closed)?;
         check(&session, &config)?;
         if state.routes.len() >= MAX_ROUTES {
-            return Err(TransportError::Config { field: "route", message: format!("{MAX_ROUTES} routes are open") });
+            return Err(TransportError::Config {
+                field: "route",
+                message: format!("{MAX_ROUTES} routes are open"),
+            });
         }
         let id = self.next_id();
         state.routes.push(Arc::new(Route { id, session_id, session, config, sinks: Mutex::default() }));
@@ -270,7 +281,8 @@ fn check(session: &Session, config: &RouteConfig) -> Result<(), TransportError> 
         return Ok(());
     }
     let outputs: Vec<_> = session.plan().output_ids().collect();
-    let message = format!("'{}' is no output node of the graph; those are: {}", config.through, outputs.join(", "));
+    let message =
+        format!("'{}' is no output node of the graph; those are: {}", config.through, outputs.join(", "));
     Err(TransportError::Config { field: "through", message })
 }
 

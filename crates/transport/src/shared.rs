@@ -52,13 +52,39 @@ pub(crate) enum Command {
     /// Something for the mesh: a signal, presence, or a call of the owner's.
     Mesh(mesh::Input),
     /// A peer's outbox has something new.
-    Pump { peer: PeerId, channel: u32 },
-    OpenChannel { peer: PeerId, channel: u32, label: String, options: ChannelOptions },
-    CloseChannel { peer: PeerId, channel: u32 },
-    Audio { source: u64, targets: Vec<Arc<Peer>>, packet: Bytes, timestamp_us: i64 },
-    Video { source: Arc<VideoSource>, codec: VideoCodec, targets: Vec<Arc<Peer>>, frame: EncodedFrame },
-    RequestKeyframe { peer: PeerId },
-    Stats { request: u32, peer: Option<PeerId> },
+    Pump {
+        peer: PeerId,
+        channel: u32,
+    },
+    OpenChannel {
+        peer: PeerId,
+        channel: u32,
+        label: String,
+        options: ChannelOptions,
+    },
+    CloseChannel {
+        peer: PeerId,
+        channel: u32,
+    },
+    Audio {
+        source: u64,
+        targets: Vec<Arc<Peer>>,
+        packet: Bytes,
+        timestamp_us: i64,
+    },
+    Video {
+        source: Arc<VideoSource>,
+        codec: VideoCodec,
+        targets: Vec<Arc<Peer>>,
+        frame: EncodedFrame,
+    },
+    RequestKeyframe {
+        peer: PeerId,
+    },
+    Stats {
+        request: u32,
+        peer: Option<PeerId>,
+    },
     Close,
 }
 
@@ -72,7 +98,12 @@ pub(crate) struct Commands {
 
 impl Commands {
     pub(crate) fn new(waker: mio::Waker) -> Commands {
-        Commands { queue: Mutex::default(), waker: Mutex::new(Some(waker)), woken: AtomicBool::new(false), dropped: AtomicU64::new(0) }
+        Commands {
+            queue: Mutex::default(),
+            waker: Mutex::new(Some(waker)),
+            woken: AtomicBool::new(false),
+            dropped: AtomicU64::new(0),
+        }
     }
 
     pub(crate) fn push(&self, command: Command) {
@@ -85,11 +116,11 @@ impl Commands {
             }
             queue.push_back(command);
         }
-        if !self.woken.swap(true, Ordering::AcqRel) {
-            if let Some(waker) = &*crate::lock(&self.waker) {
-                // A waker only fails when its poll is gone, and then nobody is left to read the queue.
-                let _ = waker.wake();
-            }
+        if !self.woken.swap(true, Ordering::AcqRel)
+            && let Some(waker) = &*crate::lock(&self.waker)
+        {
+            // A waker only fails when its poll is gone, and then nobody is left to read the queue.
+            let _ = waker.wake();
         }
     }
 

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use remotemedia_mesh::{Input, RequestId};
 use remotemedia_media::{AudioFrame, FramePool, VideoFrame};
+use remotemedia_mesh::{Input, RequestId};
 use remotemedia_pipeline::{Item, NodeError, PanicReport, Plan, SessionStats, WorkerPool};
 
 use crate::event::{Event, EventQueue};
@@ -16,7 +16,8 @@ use crate::peer::{Peer, Peers};
 use crate::session::{RouteConfig, SessionId, Sessions};
 use crate::shared::{Command, Commands, Counters, Shared};
 use crate::{
-    ChannelOptions, Config, Message, PeerAnnouncement, PeerId, PeerState, Signal, TransportCounters, TransportError,
+    ChannelOptions, Config, Message, PeerAnnouncement, PeerId, PeerState, Signal, TransportCounters,
+    TransportError,
 };
 
 /// Threads for video and pipelines: each picture in the machine is worked on by one of them at a time.
@@ -49,15 +50,17 @@ impl Transport {
     /// [`Transport::drain`] has been called.
     pub fn new(config: Config, wake: impl Fn() + Send + Sync + 'static) -> Result<Transport, TransportError> {
         config.check()?;
-        let system =
-            |what: &'static str| move |e: &dyn std::fmt::Display| TransportError::System { what, message: e.to_string() };
+        let system = |what: &'static str| {
+            move |e: &dyn std::fmt::Display| TransportError::System { what, message: e.to_string() }
+        };
         let poll = mio::Poll::new().map_err(|e| system("poll")(&e))?;
         let waker = mio::Waker::new(poll.registry(), WAKE).map_err(|e| system("waker")(&e))?;
         let seed = config.seed.unwrap_or_else(random_seed);
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let hook: remotemedia_pipeline::PanicHook =
             Arc::new(|report: &PanicReport| tracing::error!(?report, "a worker panicked"));
-        let audio_pool = WorkerPool::new("rm-audio", 1, Some(hook.clone())).map_err(|e| system("worker threads")(&e))?;
+        let audio_pool =
+            WorkerPool::new("rm-audio", 1, Some(hook.clone())).map_err(|e| system("worker threads")(&e))?;
         let video_pool = WorkerPool::new("rm-video", cores.clamp(2, MAX_VIDEO_WORKERS), Some(hook))
             .map_err(|e| system("worker threads")(&e))?;
         let shared = Arc::new(Shared {
@@ -193,7 +196,12 @@ impl Transport {
     }
 
     /// Opens a further channel and returns its number; [`Event::ChannelOpen`] or [`Event::ChannelClosed`] follows.
-    pub fn open_channel(&self, peer: &str, label: String, options: ChannelOptions) -> Result<u32, TransportError> {
+    pub fn open_channel(
+        &self,
+        peer: &str,
+        label: String,
+        options: ChannelOptions,
+    ) -> Result<u32, TransportError> {
         let peer = self.connected(peer)?;
         let channel = self.next_channel.fetch_add(1, Ordering::Relaxed);
         self.shared.commands.push(Command::OpenChannel { peer: peer.id.clone(), channel, label, options });
@@ -295,7 +303,13 @@ impl Transport {
     }
 
     /// Changes a node's parameter, for every instance, from the next item on.
-    pub fn set_param(&self, session: SessionId, node: &str, name: &str, value: serde_json::Value) -> Result<(), NodeError> {
+    pub fn set_param(
+        &self,
+        session: SessionId,
+        node: &str,
+        name: &str,
+        value: serde_json::Value,
+    ) -> Result<(), NodeError> {
         self.shared.sessions.set_param(session, node, name, value)
     }
 
@@ -347,7 +361,11 @@ impl Transport {
 
     fn connected(&self, id: &str) -> Result<Arc<Peer>, TransportError> {
         let peer = self.peer(id)?;
-        if peer.state() == PeerState::Connected { Ok(peer) } else { Err(TransportError::NotConnected { peer: id.into() }) }
+        if peer.state() == PeerState::Connected {
+            Ok(peer)
+        } else {
+            Err(TransportError::NotConnected { peer: id.into() })
+        }
     }
 
     fn audience(

@@ -44,7 +44,12 @@ impl VideoIn {
                 self.counters.decode_errors.fetch_add(1, Ordering::Relaxed);
                 return;
             };
-            self.decoding = Some(Decoding { codec, assembler: VideoAssembler::new(codec), decoder, needs_keyframe: true });
+            self.decoding = Some(Decoding {
+                codec,
+                assembler: VideoAssembler::new(codec),
+                decoder,
+                needs_keyframe: true,
+            });
         }
         let Some(d) = &mut self.decoding else { return };
         d.assembler.push(packet);

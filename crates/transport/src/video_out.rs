@@ -51,12 +51,19 @@ impl VideoOut {
         for (codec, targets) in by_codec {
             match self.encode_one(&shared, config, codec, &job.frame) {
                 Ok(Some(frame)) => {
-                    shared.commands.push(Command::Video { source: self.source.clone(), codec, targets, frame });
+                    shared.commands.push(Command::Video {
+                        source: self.source.clone(),
+                        codec,
+                        targets,
+                        frame,
+                    });
                 }
                 Ok(None) => {}
                 Err(message) => {
                     if self.complaint.allows(Instant::now()) {
-                        shared.events.push(Event::Error { peer: None, error: TransportError::Codec { message } });
+                        shared
+                            .events
+                            .push(Event::Error { peer: None, error: TransportError::Codec { message } });
                     }
                 }
             }
@@ -109,7 +116,8 @@ impl VideoOut {
     /// Drops what comes faster than the highest frame rate, with room for jitter.
     fn too_soon(&mut self, timestamp_us: i64, max_fps: u32) -> bool {
         let interval = 1_000_000 / i64::from(max_fps.max(1));
-        let soon = self.last_timestamp_us.is_some_and(|last| (0..interval * 3 / 4).contains(&(timestamp_us - last)));
+        let soon =
+            self.last_timestamp_us.is_some_and(|last| (0..interval * 3 / 4).contains(&(timestamp_us - last)));
         if !soon {
             self.last_timestamp_us = Some(timestamp_us);
         }

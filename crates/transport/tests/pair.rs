@@ -11,7 +11,10 @@ use remotemedia_media::{AudioFrame, FramePool, VideoCodec, VideoFrame};
 use remotemedia_transport::{Config, Event, Message, PeerState, TransportError};
 
 fn messages(events: &[Event]) -> Vec<&Message> {
-    events.iter().filter_map(|e| if let Event::Message { message, .. } = e { Some(message) } else { None }).collect()
+    events
+        .iter()
+        .filter_map(|e| if let Event::Message { message, .. } = e { Some(message) } else { None })
+        .collect()
 }
 
 #[test]
@@ -39,13 +42,19 @@ fn messages_arrive_whole_in_order_and_once() {
     room.run_until("all messages", |m| {
         messages(&m[b].events).iter().filter(|m| ***m != Message::Text("hi".into())).count() >= sent.len()
     });
-    let got: Vec<_> =
-        messages(&room.members[b].events).into_iter().filter(|m| **m != Message::Text("hi".into())).cloned().collect();
+    let got: Vec<_> = messages(&room.members[b].events)
+        .into_iter()
+        .filter(|m| **m != Message::Text("hi".into()))
+        .cloned()
+        .collect();
     assert!(got == sent, "the {} messages are not the {} sent", got.len(), sent.len());
 
     let over = Message::Binary(vec![0; 262_145].into());
     let error = room.members[a].transport.send_message("b", 0, over).unwrap_err();
-    assert!(matches!(error, TransportError::MessageTooLarge { size: 262_145, limit: 262_144, .. }), "{error}");
+    assert!(
+        matches!(error, TransportError::MessageTooLarge { size: 262_145, limit: 262_144, .. }),
+        "{error}"
+    );
 }
 
 /// A tone: its frequency and level are measured at the other end.
@@ -66,7 +75,8 @@ fn a_tone_is_heard_with_its_frequency_and_level() {
                 .map(|i| 0.5 * (std::f32::consts::TAU * 440.0 * (sent * 960 + i) as f32 / 48_000.0).sin())
                 .collect();
             let timestamp_us = i64::from(sent) * 20_000;
-            let frame = AudioFrame { samples: Arc::new(samples), sample_rate: 48_000, channels: 1, timestamp_us };
+            let frame =
+                AudioFrame { samples: Arc::new(samples), sample_rate: 48_000, channels: 1, timestamp_us };
             members[a].transport.send_audio("b", frame).unwrap();
             sent += 1;
         }
@@ -100,7 +110,8 @@ fn pattern(pool: &FramePool, width: u32, height: u32, n: u32, timestamp_us: i64)
 }
 
 fn psnr(a: &[u8], b: &[u8]) -> f64 {
-    let error: f64 = a.iter().zip(b).map(|(x, y)| (f64::from(*x) - f64::from(*y)).powi(2)).sum::<f64>() / a.len() as f64;
+    let error: f64 =
+        a.iter().zip(b).map(|(x, y)| (f64::from(*x) - f64::from(*y)).powi(2)).sum::<f64>() / a.len() as f64;
     10.0 * (255.0 * 255.0 / error.max(1e-9)).log10()
 }
 
@@ -135,7 +146,9 @@ fn a_moving_pattern_is_seen_with_each_codec() {
             .skip(10)
             .map(|frame| {
                 assert_eq!((frame.width(), frame.height()), (640, 360));
-                (0..n).map(|k| psnr(frame.planes()[0].data, pattern(&pool, 640, 360, k, 0).planes()[0].data)).fold(0.0, f64::max)
+                (0..n)
+                    .map(|k| psnr(frame.planes()[0].data, pattern(&pool, 640, 360, k, 0).planes()[0].data))
+                    .fold(0.0, f64::max)
             })
             .collect();
         let worst = best.iter().copied().fold(f64::INFINITY, f64::min);
@@ -154,9 +167,14 @@ fn a_peer_that_closes_is_seen_to_go_and_nothing_is_left() {
     let before = threads();
     room.members[b].transport.close();
     room.run_until("a sees b go", |m| {
-        m[a].events.iter().any(|e| matches!(e, Event::PeerState { state: PeerState::Closed | PeerState::Failed, .. }))
+        m[a].events
+            .iter()
+            .any(|e| matches!(e, Event::PeerState { state: PeerState::Closed | PeerState::Failed, .. }))
     });
-    assert!(matches!(room.members[b].transport.send_message("a", 0, Message::Text(Bytes::new())), Err(TransportError::Closed)));
+    assert!(matches!(
+        room.members[b].transport.send_message("a", 0, Message::Text(Bytes::new())),
+        Err(TransportError::Closed)
+    ));
     if before > 0 {
         assert!(threads() < before, "b's threads are gone: {} before, {} after", before, threads());
     }

@@ -122,7 +122,11 @@ mod tests {
         assert_eq!(demux.find(0, address(9), &binding_request("abcd:zzzz")), Some(1));
         assert_eq!(demux.find(0, address(9), &[23, 1, 2]), Some(1));
         assert_eq!(demux.find(1, address(9), &[23, 1, 2]), None, "another socket is another path");
-        assert_eq!(demux.find(0, address(9), &binding_request("efgh:zzzz")), Some(2), "the name beats the address");
+        assert_eq!(
+            demux.find(0, address(9), &binding_request("efgh:zzzz")),
+            Some(2),
+            "the name beats the address"
+        );
         assert_eq!(demux.find(0, address(9), &[128, 1, 2]), Some(2));
         assert_eq!(demux.find(0, address(8), &binding_request("nope:zzzz")), None);
         demux.remove(1);

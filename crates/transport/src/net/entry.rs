@@ -6,7 +6,9 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::Bytes;
-use remotemedia_link::{ChannelId, ChannelOptions, Link, LinkError, LinkStats, MediaKind, MessageKind, RtpIn};
+use remotemedia_link::{
+    ChannelId, ChannelOptions, Link, LinkError, LinkStats, MediaKind, MessageKind, RtpIn,
+};
 use remotemedia_media::{EncodedFrame, VideoCodec};
 use remotemedia_pipeline::{Mailbox, Policy, Push};
 
@@ -69,15 +71,18 @@ impl Entry {
     pub(crate) fn new(link: Link, peer: Arc<Peer>, shared: &Arc<Shared>) -> Entry {
         let weak = Arc::downgrade(shared);
         let audio_counters = Arc::new(InboundCounters::default());
-        let mut audio = AudioIn::new(weak.clone(), peer.id.clone(), shared.config.audio.channels, audio_counters.clone());
-        let audio_mailbox = shared.audio_pool.bounded("decode audio", MAX_WAITING_PACKETS, Policy::DropOldest, move |p| {
-            audio.receive(p);
-        });
+        let mut audio =
+            AudioIn::new(weak.clone(), peer.id.clone(), shared.config.audio.channels, audio_counters.clone());
+        let audio_mailbox =
+            shared.audio_pool.bounded("decode audio", MAX_WAITING_PACKETS, Policy::DropOldest, move |p| {
+                audio.receive(p);
+            });
         let video_counters = Arc::new(InboundCounters::default());
         let mut video = VideoIn::new(weak, peer.id.clone(), video_counters.clone());
-        let video_mailbox = shared.video_pool.bounded("decode video", MAX_WAITING_PACKETS, Policy::DropOldest, move |p| {
-            video.receive(p);
-        });
+        let video_mailbox =
+            shared.video_pool.bounded("decode video", MAX_WAITING_PACKETS, Policy::DropOldest, move |p| {
+                video.receive(p);
+            });
         Entry {
             link,
             peer,
@@ -139,7 +144,14 @@ impl Entry {
         self.numbers.get(&id).copied()
     }
 
-    pub(crate) fn open_channel(&mut self, now: Instant, number: u32, label: &str, options: ChannelOptions, shared: &Shared) {
+    pub(crate) fn open_channel(
+        &mut self,
+        now: Instant,
+        number: u32,
+        label: &str,
+        options: ChannelOptions,
+        shared: &Shared,
+    ) {
         match self.link.open_channel(now, label, options) {
             Ok(id) => {
                 self.opening.insert(id, number);
@@ -222,7 +234,14 @@ impl Entry {
         }
     }
 
-    pub(crate) fn send_audio(&mut self, now: Instant, source: u64, packet: Bytes, timestamp_us: i64, shared: &Shared) {
+    pub(crate) fn send_audio(
+        &mut self,
+        now: Instant,
+        source: u64,
+        packet: Bytes,
+        timestamp_us: i64,
+        shared: &Shared,
+    ) {
         let at = self.audio_clock.map(source, timestamp_us, self.wall_us(now));
         let len = packet.len() as u64;
         match self.link.send_audio(now, packet, at) {

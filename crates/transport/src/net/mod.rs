@@ -55,12 +55,17 @@ pub(crate) struct Net {
 impl Net {
     /// Opens the sockets and prepares everything that can fail, on the caller's thread.
     pub(crate) fn new(shared: Arc<Shared>, poll: Poll, seed: u64) -> Result<Net, TransportError> {
-        let system = |what: &'static str| move |e: std::io::Error| TransportError::System { what, message: e.to_string() };
+        let system = |what: &'static str| {
+            move |e: std::io::Error| TransportError::System { what, message: e.to_string() }
+        };
         let mut sockets = Vec::new();
         let mut by_local = HashMap::new();
         for address in local_addresses().map_err(system("network interfaces"))? {
             // An address can go away between the two calls; the others still serve.
-            let Ok(mut socket) = Socket::bind(SocketAddr::new(address, 0)) else { continue };
+            let Ok(mut socket) = Socket::bind(SocketAddr::new(address, 0), shared.config.socket_buffer_bytes)
+            else {
+                continue;
+            };
             let index = sockets.len();
             poll.registry()
                 .register(socket.source(), Token(index), Interest::READABLE | Interest::WRITABLE)
@@ -73,8 +78,8 @@ impl Net {
             return Err(TransportError::System { what: "UDP sockets", message });
         }
         let granted = sockets.iter().map(Socket::granted_buffer_bytes).min().unwrap_or(0);
-        let certificate =
-            Certificate::generate().map_err(|e| TransportError::System { what: "certificate", message: e.to_string() })?;
+        let certificate = Certificate::generate()
+            .map_err(|e| TransportError::System { what: "certificate", message: e.to_string() })?;
         let config = &shared.config;
         let mesh_config = MeshConfig {
             max_peers: config.max_peers,
@@ -260,7 +265,13 @@ impl Net {
                     entry.peer.open_channel(number);
                     let reliable = mode != Some(crate::DataMode::Unreliable);
                     let peer = entry.peer.id.clone();
-                    self.shared.events.push(Event::ChannelOpen { peer, channel: number, label, ordered, reliable });
+                    self.shared.events.push(Event::ChannelOpen {
+                        peer,
+                        channel: number,
+                        label,
+                        ordered,
+                        reliable,
+                    });
                 }
             }
             LinkEvent::ChannelClosed { id: channel } => {
@@ -322,8 +333,9 @@ impl Net {
             }
             Action::AddRemoteCandidate { link, candidate } => {
                 let IceCandidate { candidate, sdp_mid, sdp_m_line_index } = candidate;
-                let result =
-                    self.on_link(link, |l| l.add_remote_candidate(&candidate, sdp_mid.as_deref(), sdp_m_line_index));
+                let result = self.on_link(link, |l| {
+                    l.add_remote_candidate(&candidate, sdp_mid.as_deref(), sdp_m_line_index)
+                });
                 if let Err(reason) = result {
                     self.shared.counters.signals_refused.fetch_add(1, Ordering::Relaxed);
                     tracing::debug!(%reason, "candidate refused");
@@ -411,7 +423,13 @@ impl Net {
         call(&mut entry.link).map_err(|e| e.to_string())
     }
 
-    fn report<T>(&mut self, time: Time, link: LinkId, result: Result<T, String>, ok: impl FnOnce(LinkId, T) -> Input) {
+    fn report<T>(
+        &mut self,
+        time: Time,
+        link: LinkId,
+        result: Result<T, String>,
+        ok: impl FnOnce(LinkId, T) -> Input,
+    ) {
         let input = match result {
             Ok(value) => ok(link, value),
             Err(reason) => {
@@ -475,10 +493,16 @@ impl Net {
             // Being dirty is enough: draining a link pumps its channels.
             Command::Pump { peer, channel } => with(&peer, &mut |entry, _| entry.wants_pump(channel)),
             Command::OpenChannel { peer, channel, label, options } => {
-                with(&peer, &mut |entry, shared| entry.open_channel(now, channel, &label, options.clone(), shared));
+                with(&peer, &mut |entry, shared| {
+                    entry.open_channel(now, channel, &label, options.clone(), shared)
+                });
             }
-            Command::CloseChannel { peer, channel } => with(&peer, &mut |entry, _| entry.close_channel(now, channel)),
-            Command::RequestKeyframe { peer } => with(&peer, &mut |entry, _| entry.link.request_keyframe(now)),
+            Command::CloseChannel { peer, channel } => {
+                with(&peer, &mut |entry, _| entry.close_channel(now, channel))
+            }
+            Command::RequestKeyframe { peer } => {
+                with(&peer, &mut |entry, _| entry.link.request_keyframe(now))
+            }
             Command::Audio { source, targets, packet, timestamp_us } => {
                 for target in &targets {
                     with(&target.id, &mut |entry, shared| {
@@ -488,7 +512,9 @@ impl Net {
             }
             Command::Video { source, codec, targets, frame } => {
                 for target in &targets {
-                    with(&target.id, &mut |entry, shared| entry.send_video(now, &source, codec, &frame, shared));
+                    with(&target.id, &mut |entry, shared| {
+                        entry.send_video(now, &source, codec, &frame, shared)
+                    });
                 }
             }
             Command::Mesh(_) | Command::Close | Command::Stats { .. } => {}

@@ -6,9 +6,6 @@ use std::net::SocketAddr;
 
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 
-/// Asked for in each direction. What the system grants is often less (Linux: `net.core.rmem_max`, 208 KiB by default).
-pub(crate) const WANTED_BUFFER_BYTES: usize = 4 << 20;
-
 /// Datagrams wait here only while the kernel's send buffer is full.
 const MAX_WAITING_BYTES: usize = 1 << 20;
 /// The largest UDP payload, less room for headers.
@@ -56,13 +53,14 @@ struct Batch {
 }
 
 impl Socket {
-    pub(crate) fn bind(address: SocketAddr) -> io::Result<Socket> {
+    /// `buffer_bytes` is asked for in each direction. What the system grants is often less (Linux: `net.core.rmem_max`).
+    pub(crate) fn bind(address: SocketAddr, buffer_bytes: usize) -> io::Result<Socket> {
         let std_socket = std::net::UdpSocket::bind(address)?;
         std_socket.set_nonblocking(true)?;
         let state = UdpSocketState::new(UdpSockRef::from(&std_socket))?;
         // Refusals are no error: what was granted is read back and bounds what is in flight.
-        let _ = state.set_recv_buffer_size(UdpSockRef::from(&std_socket), WANTED_BUFFER_BYTES);
-        let _ = state.set_send_buffer_size(UdpSockRef::from(&std_socket), WANTED_BUFFER_BYTES);
+        let _ = state.set_recv_buffer_size(UdpSockRef::from(&std_socket), buffer_bytes);
+        let _ = state.set_send_buffer_size(UdpSockRef::from(&std_socket), buffer_bytes);
         let local = std_socket.local_addr()?;
         let max_segments = state.max_gso_segments().clamp(1, 50);
         Ok(Socket {
@@ -142,7 +140,11 @@ impl Socket {
     }
 
     /// Hands every datagram of one receive call to `each`. Returns false when nothing was waiting.
-    pub(crate) fn receive(&mut self, buffers: &mut ReceiveBuffers, mut each: impl FnMut(SocketAddr, &[u8])) -> bool {
+    pub(crate) fn receive(
+        &mut self,
+        buffers: &mut ReceiveBuffers,
+        mut each: impl FnMut(SocketAddr, &[u8]),
+    ) -> bool {
         let count = {
             let mut slices: [IoSliceMut; BATCH_SIZE] = {
                 let mut storage = buffers.storage.iter_mut();
@@ -194,7 +196,10 @@ impl Socket {
 
 impl ReceiveBuffers {
     pub(crate) fn new() -> ReceiveBuffers {
-        ReceiveBuffers { storage: vec![vec![0; 65_536]; BATCH_SIZE], meta: vec![RecvMeta::default(); BATCH_SIZE] }
+        ReceiveBuffers {
+            storage: vec![vec![0; 65_536]; BATCH_SIZE],
+            meta: vec![RecvMeta::default(); BATCH_SIZE],
+        }
     }
 }
 
@@ -230,8 +235,8 @@ mod tests {
 
     #[test]
     fn equal_datagrams_travel_in_one_call_and_arrive_apart() {
-        let mut a = Socket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let mut b = Socket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let mut a = Socket::bind("127.0.0.1:0".parse().unwrap(), 1 << 20).unwrap();
+        let mut b = Socket::bind("127.0.0.1:0".parse().unwrap(), 1 << 20).unwrap();
         for i in 0..10u8 {
             a.send(b.local(), &[i; 100]);
         }

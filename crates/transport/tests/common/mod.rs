@@ -55,7 +55,8 @@ impl Room {
             assert!(Instant::now() < deadline, "not within 20 s: {what}");
             let (lock, bell) = &*self.bell;
             let guard = lock.lock().unwrap();
-            let (mut rung, _) = bell.wait_timeout_while(guard, Duration::from_millis(5), |rung| !*rung).unwrap();
+            let (mut rung, _) =
+                bell.wait_timeout_while(guard, Duration::from_millis(5), |rung| !*rung).unwrap();
             *rung = false;
         }
     }
@@ -71,14 +72,18 @@ impl Room {
             let ids: Vec<_> = members.iter().map(|m| m.id.clone()).collect();
             members.iter().enumerate().all(|(i, m)| {
                 ids.iter().enumerate().all(|(j, id)| {
-                    i == j || m.transport.send_message(id, 0, remotemedia_transport::Message::Text("hi".into())).is_ok()
+                    i == j
+                        || m.transport
+                            .send_message(id, 0, remotemedia_transport::Message::Text("hi".into()))
+                            .is_ok()
                 })
             })
         });
     }
 
     fn relay(&mut self) {
-        let index: HashMap<PeerId, usize> = self.members.iter().enumerate().map(|(i, m)| (m.id.clone(), i)).collect();
+        let index: HashMap<PeerId, usize> =
+            self.members.iter().enumerate().map(|(i, m)| (m.id.clone(), i)).collect();
         for i in 0..self.members.len() {
             let mut events = Vec::new();
             while self.members[i].transport.drain(256, &mut events) {}
