@@ -35,7 +35,7 @@ fn nodes(c: &mut Criterion) {
     bench(c, "Resample 20 ms 44.1 -> 48 kHz", &one("node_type: Resample"), &tone(440.0, 0.5, 44_100, 20, 0));
     let frame = frame_720p();
     bench(c, "Scale 720p -> 360p", &one("node_type: Scale, params: {width: 640, height: 360}"), &frame);
-    for radius in [4, 12, 64] {
+    for radius in [2, 12, 64] {
         // The left half is a person, so both ways through the blend are taken.
         let half = (0..256 * 144).map(|n| if n % 256 < 128 { 255 } else { 0 }).collect::<Vec<u8>>();
         let session =

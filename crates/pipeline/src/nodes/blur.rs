@@ -118,7 +118,7 @@ impl Blur {
         let (w, h) = (frame.width() as usize, frame.height() as usize);
         let (cw, ch) = (w.div_ceil(2), h.div_ceil(2));
         // A wide blur has no detail to lose at a quarter of the size; the cost doesn't grow with the radius.
-        let shrink = if self.radius >= 8.0 { 4 } else { 2 };
+        let shrink = if self.radius >= 4.0 { 4 } else { 2 };
         // Through chroma, so that both come out the same however odd the sizes are.
         let (sw, sh) = (cw.div_ceil(shrink / 2), ch.div_ceil(shrink / 2));
         let work = &mut self.work;
