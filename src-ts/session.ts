@@ -145,12 +145,10 @@ export class MultiPeerSession implements AsyncDisposable, AsyncIterable<Received
   /** Counters of each node, over all peers, in the order they run. */
   stats(): NodeStats[] {
     if (this.#closed) return []
-    return this.#host.native
-      .sessionStats(this.#number)
-      .map(({ dropped, ...rest }) => ({
-        ...rest,
-        dropped: Object.fromEntries(dropped as [string, number][]),
-      }))
+    return this.#host.native.sessionStats(this.#number).map(({ dropped, ...rest }) => ({
+      ...rest,
+      dropped: Object.fromEntries(dropped as [string, number][]),
+    }))
   }
 
   /** Ends the session, its routes and its instances; `recv*` give null. Idempotent. */
