@@ -3,6 +3,7 @@
 mod build;
 mod codec;
 mod error;
+mod event;
 mod frame;
 mod item;
 mod runner;

@@ -3,20 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use napi::bindgen_prelude::{AsyncTask, ClassInstance, Either, Env, Function, Result, Task, Uint8Array};
+use napi::bindgen_prelude::{AsyncTask, ClassInstance, Either, Env, Function, Result, Task};
 use napi_derive::napi;
 use remotemedia_media::VideoCodec;
 use remotemedia_pipeline::{Data, DropReason};
 use remotemedia_transport::{
-    AudioConfig, ChannelOptions, Config, DataMode, Event, IceCandidate, Message, PeerAnnouncement, PeerId,
-    Retry, RouteConfig, RouteTo, SessionId, Signal, Track, Transport, TransportError, VideoConfig,
+    AudioConfig, ChannelOptions, Config, DataMode, IceCandidate, Message, PeerAnnouncement, PeerId, Retry,
+    RouteConfig, RouteTo, SessionId, Signal, Track, Transport, TransportError, VideoConfig,
 };
 
 use crate::error::NativeError;
+use crate::event::{NativeEvent, event_out};
 use crate::frame::Frame;
-use crate::item::{ItemIn, ItemOut};
+use crate::item::ItemIn;
 use crate::runner::{JsPlan, JsRunner};
-use crate::stats::{PeerStatsOut, peer_stats};
 use crate::wake::Wake;
 
 /// Settings; TypeScript has checked them and filled in defaults.
@@ -77,32 +77,6 @@ pub struct Announcement {
     pub capabilities: Vec<String>,
     /// Its own data, as JSON.
     pub user_data: Option<String>,
-}
-
-/// Something that happened. `kind` says which fields there are.
-#[napi(object, object_from_js = false)]
-pub struct NativeEvent {
-    /// `offer`, `answer`, `candidate`, `signalError`, `connected`, `joined`, `left`, `state`, `message`, `drained`,
-    /// `channelOpen`, `channelClosed`, `media`, `stats`, `error`.
-    pub kind: &'static str,
-    /// The peer concerned.
-    pub peer_id: Option<String>,
-    /// SDP, candidate line, reason, state or label.
-    pub text: Option<String>,
-    /// Why a state changed; the mid of a candidate.
-    pub detail: Option<String>,
-    /// The request answered, the channel, or a candidate's section.
-    pub number: Option<u32>,
-    /// A received message or media.
-    pub item: Option<ItemOut>,
-    /// Ordered, for channels.
-    pub ordered: Option<bool>,
-    /// Reliable, for channels.
-    pub reliable: Option<bool>,
-    /// What failed.
-    pub error: Option<NativeError>,
-    /// The answer to `requestStats`.
-    pub stats: Option<Vec<PeerStatsOut>>,
 }
 
 /// A peer as it is right now.
@@ -622,108 +596,6 @@ fn route_config(o: RouteOptions) -> std::result::Result<RouteConfig, NativeError
         None => RouteTo::Peers(ids(o.to_peers.unwrap_or_default())),
     };
     Ok(RouteConfig { from: o.from.map(ids), track, through: o.through, to })
-}
-
-fn event_out(event: Event) -> NativeEvent {
-    fn empty(kind: &'static str, peer: Option<PeerId>) -> NativeEvent {
-        NativeEvent {
-            kind,
-            peer_id: peer.map(|p| p.to_string()),
-            text: None,
-            detail: None,
-            number: None,
-            item: None,
-            ordered: None,
-            reliable: None,
-            error: None,
-            stats: None,
-        }
-    }
-    match event {
-        Event::Signal { peer, signal } => match signal {
-            Signal::Offer(sdp) => NativeEvent { text: Some(sdp), ..empty("offer", Some(peer)) },
-            Signal::Answer(sdp) => NativeEvent { text: Some(sdp), ..empty("answer", Some(peer)) },
-            Signal::Candidate(c) => NativeEvent {
-                text: Some(c.candidate),
-                detail: c.sdp_mid,
-                number: c.sdp_m_line_index.map(u32::from),
-                ..empty("candidate", Some(peer))
-            },
-            Signal::Error { code, message } => NativeEvent {
-                text: Some(message),
-                detail: Some(code.to_string()),
-                ..empty("signalError", Some(peer))
-            },
-        },
-        Event::Connected { request, peer, result } => NativeEvent {
-            number: Some(request),
-            error: result.err().map(Into::into),
-            ..empty("connected", Some(peer))
-        },
-        Event::PeerJoined(p) => NativeEvent {
-            text: p.user_data,
-            detail: Some(serde_json::to_string(&p.capabilities).unwrap_or_default()),
-            ..empty("joined", Some(p.peer_id))
-        },
-        Event::PeerLeft { peer, reason } => {
-            NativeEvent { text: Some(reason.to_string()), ..empty("left", Some(peer)) }
-        }
-        Event::PeerState { peer, state, reason } => NativeEvent {
-            text: Some(state.as_str().to_owned()),
-            detail: Some(reason.to_string()),
-            ..empty("state", Some(peer))
-        },
-        Event::Message { peer, channel, message } => match message_out(message) {
-            Some(item) => {
-                NativeEvent { number: Some(channel), item: Some(item), ..empty("message", Some(peer)) }
-            }
-            None => {
-                let message = "sent a text message that is not UTF-8; it was dropped".to_owned();
-                let error = NativeError { code: "ERR_SIGNALING", message, peer_id: Some(peer.to_string()) };
-                NativeEvent { error: Some(error), ..empty("error", Some(peer)) }
-            }
-        },
-        Event::Drained { peer, channel } => {
-            NativeEvent { number: Some(channel), ..empty("drained", Some(peer)) }
-        }
-        Event::ChannelOpen { peer, channel, label, ordered, reliable } => NativeEvent {
-            number: Some(channel),
-            text: Some(label),
-            ordered: Some(ordered),
-            reliable: Some(reliable),
-            ..empty("channelOpen", Some(peer))
-        },
-        Event::ChannelClosed { peer, channel } => {
-            NativeEvent { number: Some(channel), ..empty("channelClosed", Some(peer)) }
-        }
-        Event::Audio { peer, frame } => {
-            NativeEvent { item: Some(ItemOut::audio(frame)), ..empty("media", Some(peer)) }
-        }
-        Event::Video { peer, frame } => {
-            NativeEvent { item: Some(ItemOut::video(frame)), ..empty("media", Some(peer)) }
-        }
-        Event::Stats { request, peers } => NativeEvent {
-            number: Some(request),
-            stats: Some(peers.into_iter().map(peer_stats).collect()),
-            ..empty("stats", None)
-        },
-        Event::Error { peer, error } => NativeEvent { error: Some(error.into()), ..empty("error", peer) },
-    }
-}
-
-fn message_out(message: Message) -> Option<ItemOut> {
-    let text = |kind, bytes: bytes::Bytes| {
-        String::from_utf8(bytes.into())
-            .ok()
-            .map(|text| ItemOut { text: Some(text), ..ItemOut::empty(kind, 0) })
-    };
-    match message {
-        Message::Text(bytes) => text("text", bytes),
-        Message::Json(bytes) => text("json", bytes),
-        Message::Binary(bytes) => {
-            Some(ItemOut { data: Some(Uint8Array::new(bytes.into())), ..ItemOut::empty("binary", 0) })
-        }
-    }
 }
 
 fn sent(result: std::result::Result<bool, TransportError>) -> Either<bool, NativeError> {
