@@ -57,6 +57,8 @@ fn the_first_offer_has_what_a_browser_expects() {
     assert!(offer.contains(&format!("a=fingerprint:sha-256 {}", certificate().fingerprint())));
     assert!(offer.contains(&format!("a=ice-ufrag:{}\r\n", link.local_ufrag())));
     assert!(offer.lines().any(|l| l.contains("cname:remotemedia")), "{offer}");
+    // With a space it would pass for libwebrtc's, which is treated in a way of its own.
+    assert!(!offer.contains("msid-semantic: "), "{offer}");
     let feedback = "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01";
     let extensions = offer.lines().filter(|l| l.starts_with("a=extmap:") && l.ends_with(feedback));
     assert_eq!(extensions.count(), 2, "for audio and video: {offer}");

@@ -51,7 +51,7 @@ impl Local<'_> {
         let mut out = String::with_capacity(engine.len() + 512);
         let _ = write!(
             out,
-            "v=0\r\no=- {} {} IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE {}\r\na=msid-semantic: WMS *\r\n\
+            "v=0\r\no=- {} {} IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE {}\r\na=msid-semantic:WMS *\r\n\
              a=extmap-allow-mixed\r\n",
             self.session_id,
             self.version,
