@@ -19,6 +19,7 @@ import type {
 } from './native/binding.cjs'
 import { native } from './native/load.js'
 import { check, toError, unwrap } from './native/result.js'
+import { waker } from './native/waker.js'
 import { type ManifestSource, PipelineRunner } from './pipeline/runner.js'
 import { MultiPeerSession, type Received, type SessionHost } from './session.js'
 import { SignalingClient } from './signaling/client.js'
@@ -126,9 +127,7 @@ export class WebRtcTransport
   private constructor(config: ResolvedConfig) {
     super()
     this.#config = config
-    // Weak, so that a transport that is only reachable from its own wake-up can be collected.
-    const weak = new WeakRef(this)
-    this.#native = unwrap(native.NativeTransport.open(config.native, () => weak.deref()?.drain()))
+    this.#native = unwrap(native.NativeTransport.open(config.native, waker(this)))
     this.#host = {
       native: this.#native,
       runner: this.runner,

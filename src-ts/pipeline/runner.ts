@@ -4,6 +4,7 @@ import { VideoFrame } from '../frame.js'
 import type { NativePlan, NativeRunner, Task } from '../native/binding.cjs'
 import { native } from '../native/load.js'
 import { check, toError, unwrap } from '../native/result.js'
+import { waker } from '../native/waker.js'
 import { Manifest, type ManifestObject } from './manifest.js'
 import {
   defineNode,
@@ -34,8 +35,7 @@ export class PipelineRunner implements Disposable {
 
   constructor() {
     locateModels()
-    const weak = new WeakRef(this)
-    this.#native = new native.NativeRunner(() => weak.deref()?.drain())
+    this.#native = new native.NativeRunner(waker(this))
   }
 
   /** The names of all node types, sorted. */

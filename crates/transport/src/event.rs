@@ -133,7 +133,8 @@ pub struct EventCounters {
 
 pub(crate) struct EventQueue {
     inner: Mutex<Waiting>,
-    wake: Box<dyn Fn() + Send + Sync>,
+    /// `None` once the owner has closed the transport: it may keep things alive that should go.
+    wake: Mutex<Option<Box<dyn Fn() + Send + Sync>>>,
     woken: AtomicBool,
     message_bytes: AtomicUsize,
     video_dropped: AtomicU64,
@@ -152,7 +153,7 @@ impl EventQueue {
     pub(crate) fn new(wake: Box<dyn Fn() + Send + Sync>) -> EventQueue {
         EventQueue {
             inner: Mutex::default(),
-            wake,
+            wake: Mutex::new(Some(wake)),
             woken: AtomicBool::new(false),
             message_bytes: AtomicUsize::new(0),
             video_dropped: AtomicU64::new(0),
@@ -192,8 +193,10 @@ impl EventQueue {
                 }
             }
         }
-        if !self.woken.swap(true, Ordering::AcqRel) {
-            (self.wake)();
+        if !self.woken.swap(true, Ordering::AcqRel)
+            && let Some(wake) = &*crate::lock(&self.wake)
+        {
+            wake();
         }
     }
 
@@ -214,6 +217,11 @@ impl EventQueue {
         }
         out.extend(waiting.video.drain().map(|(peer, frame)| Event::Video { peer, frame }));
         !waiting.events.is_empty()
+    }
+
+    /// Nobody is woken any more.
+    pub(crate) fn close(&self) {
+        crate::lock(&self.wake).take();
     }
 
     /// More messages wait than the owner should be given: peers must wait.

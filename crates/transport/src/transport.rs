@@ -344,6 +344,7 @@ impl Transport {
         self.shared.outputs.clear();
         self.shared.audio_pool.close();
         self.shared.video_pool.close();
+        self.shared.events.close();
     }
 
     fn mesh(&self, input: Input) {

@@ -1,4 +1,4 @@
-import { type ChildProcess, spawn } from 'node:child_process'
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { join } from 'node:path'
 import { Lab, next, tone } from './support.js'
@@ -83,4 +83,34 @@ test('it works in a worker thread, and the thread ends without close()', async (
   await worker.terminate()
   await left
   await lab.close()
+}, 30_000)
+
+const COLLECTED = `
+import { SignalingServer, WebRtcTransport } from './dist/index.js'
+const server = await SignalingServer.listen({ port: 0 })
+const refs = []
+for (let i = 0; i < 20; i++) {
+  const a = await WebRtcTransport.create({ signalingUrl: server.url, peerId: 'a', room: 'r' + i })
+  const b = await WebRtcTransport.create({ signalingUrl: server.url, peerId: 'b', room: 'r' + i })
+  await b.connectPeer('a')
+  refs.push(new WeakRef(a), new WeakRef(b))
+  await Promise.all([a.close(), b.close()])
+}
+await server.close()
+for (let i = 0; i < 20 && refs.some((ref) => ref.deref()); i++) {
+  await new Promise((resolve) => setTimeout(resolve, 20))
+  globalThis.gc()
+}
+console.log(refs.filter((ref) => ref.deref()).length)
+`
+
+test('closed transports are garbage: nothing native keeps them', () => {
+  const { status, stdout, stderr } = spawnSync(
+    process.execPath,
+    ['--expose-gc', '--input-type=module', '--eval', COLLECTED],
+    { cwd: join(__dirname, '../..'), encoding: 'utf8' },
+  )
+  expect([status, stderr]).toEqual([0, ''])
+  // The last turn of the loop may still be on the stack.
+  expect(Number(stdout)).toBeLessThanOrEqual(2)
 }, 30_000)
