@@ -4,6 +4,8 @@
 //! [`Session`] keeps one instance of the plan per peer, each an actor on a [`WorkerPool`]. An item runs through all native
 //! nodes in one go on one worker; only a node that lives elsewhere (JavaScript) makes it wait, in a bounded queue.
 
+#![forbid(unsafe_code)]
+
 mod data;
 mod error;
 mod exec;
