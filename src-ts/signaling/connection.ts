@@ -67,6 +67,7 @@ export class Connection {
   #cause: CloseCause | undefined
   #ended = false
 
+  /** @internal */
   constructor(owner: ConnectionOwner, ws: SignalingSocket, request: IncomingMessage, address: AddressState) {
     const { limits } = owner
     const now = performance.now()
@@ -277,6 +278,8 @@ export class Connection {
 /**
  * `ws` closes with 1009 before anyone hears of a message that is too large. This says −32014 first, so that a client learns
  * the reason in the protocol's own terms.
+
+ * @internal
  */
 export class SignalingSocket extends WebSocket {
   tooBig: (() => void) | undefined
