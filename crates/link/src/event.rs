@@ -60,6 +60,9 @@ pub enum LinkEvent {
     KeyframeRequested,
     /// The description has to be renegotiated for something that was asked of this link.
     NegotiationNeeded,
+    /// The peer is heard from another address and no longer from the one in use: ICE should be restarted without waiting for
+    /// the silence to be noticed.
+    PathSuspect,
     /// The peer's RTP clock against its wall clock (RFC 3550, section 6.4.1), for lip sync.
     SenderReport {
         /// Which stream.

@@ -23,6 +23,9 @@ pub struct MeshConfig {
     pub connect_timeout: Duration,
     /// How long those present wait for a newcomer's offer before they offer themselves. Default 3 s.
     pub offer_grace: Duration,
+    /// How long a link that was connected may stay silent, with the peer still in the room, while ICE restarts are tried.
+    /// After that it has failed and is built anew. Default 150 s.
+    pub grace: Duration,
     /// When a peer's membership ends without a word of its own (its signaling socket is gone), keep its link as long as it
     /// is up: only when that ends too has the peer left. Default `false`: the link is destroyed at once.
     pub keep_link_after_left: bool,
@@ -46,6 +49,7 @@ impl MeshConfig {
             deny_peers: None,
             connect_timeout: Duration::from_secs(10),
             offer_grace: Duration::from_secs(3),
+            grace: Duration::from_secs(150),
             keep_link_after_left: false,
             retry: Retry::default(),
             limits: Limits::default(),

@@ -149,6 +149,12 @@ pub enum Input {
         /// Its state now.
         state: LinkState,
     },
+    /// The path of a link is in doubt though it is not silent yet: the peer is heard from another address, or our own addresses
+    /// changed. ICE is restarted at once, if the link is up.
+    PathSuspect {
+        /// Which link.
+        link: LinkId,
+    },
     /// The data channel is open.
     ChannelOpen {
         /// On which link.

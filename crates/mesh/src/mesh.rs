@@ -134,6 +134,7 @@ impl Mesh {
             Input::LinkState { link, state } => {
                 self.report(link, |mesh, peer| mesh.on_link_state(peer, state))
             }
+            Input::PathSuspect { link } => self.report(link, Self::on_path_suspect),
             Input::ChannelOpen { link } => self.report(link, Self::on_channel_open),
             Input::NegotiationNeeded { link } => self.report(link, Self::on_negotiation_needed),
             Input::Connect { peer, request, timeout } => self.on_connect(peer, request, timeout),
@@ -344,6 +345,13 @@ impl Mesh {
                     self.set_state(id, state, Reason::Interrupted);
                 }
             }
+        }
+    }
+
+    /// The path moved: find another one before the silence is noticed.
+    fn on_path_suspect(&mut self, id: &PeerId) {
+        if self.peers.get(id).is_some_and(Peer::is_up) {
+            self.restart_ice(id);
         }
     }
 

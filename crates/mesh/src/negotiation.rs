@@ -284,6 +284,17 @@ impl Mesh {
         self.act(Action::CreateOffer { link, ice_restart: false });
     }
 
+    /// An offer with new ICE credentials on the link there is, unless something is being negotiated already.
+    pub(crate) fn restart_ice(&mut self, id: &PeerId) {
+        let deadline = self.now + self.config.connect_timeout;
+        let Some(link) = self.link_mut(id).filter(|link| link.phase == Phase::Stable) else { return };
+        link.needed = false;
+        link.phase = Phase::CreatingOffer;
+        link.deadline = link.deadline.or(Some(deadline));
+        let link = link.id;
+        self.act(Action::CreateOffer { link, ice_restart: true });
+    }
+
     // ---- helpers
 
     /// A negotiation is done: the candidates that waited for it go on, and so does what waited to be negotiated.

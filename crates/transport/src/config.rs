@@ -25,6 +25,9 @@ pub struct Config {
     pub video: VideoConfig,
     /// How long a connection may take to open before it is torn down and tried again. Default 10 s.
     pub connect_timeout: Duration,
+    /// How long a silent connection is kept and healed by ICE restarts before it has failed and is built anew, 1 s to 1 h.
+    /// Default 150 s.
+    pub grace: Duration,
     /// If set, only these peers are connected to.
     pub allow_peers: Option<Vec<String>>,
     /// These peers are never connected to.
@@ -80,6 +83,7 @@ impl Default for Config {
             audio: AudioConfig::default(),
             video: VideoConfig::default(),
             connect_timeout: Duration::from_secs(10),
+            grace: Duration::from_secs(150),
             allow_peers: None,
             deny_peers: None,
             retry: remotemedia_mesh::Retry::default(),
@@ -126,6 +130,7 @@ impl Config {
         range("audio.bitrate_bps", self.audio.bitrate_bps(), 6_000, 510_000)?;
         range("audio.channels", self.audio.channels, 1, 2)?;
         range("audio.complexity", self.audio.complexity, 0, 10)?;
+        range("grace", self.grace.as_millis(), 1_000, 3_600_000)?;
         range("socket_buffer_bytes", self.socket_buffer_bytes, 64 << 10, 64 << 20)?;
         range("video.start_bitrate_bps", self.video.start_bitrate_bps.unwrap_or(50_000), 50_000, 50_000_000)?;
         range("video.max_bitrate_bps", self.video.max_bitrate_bps, 50_000, 50_000_000)?;

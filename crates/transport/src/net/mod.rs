@@ -86,6 +86,7 @@ impl Net {
             auto_connect: config.auto_connect,
             data: config.data.is_some(),
             connect_timeout: config.connect_timeout,
+            grace: config.grace,
             allow_peers: config.allow_peers.clone(),
             deny_peers: config.deny_peers.clone(),
             retry: config.retry.clone(),
@@ -296,6 +297,7 @@ impl Net {
             }
             LinkEvent::Rtp(packet) => entry.receive_rtp(packet, &self.shared),
             LinkEvent::KeyframeRequested => entry.keyframe_requested(),
+            LinkEvent::PathSuspect => self.mesh.handle(time, Input::PathSuspect { link: id }),
             LinkEvent::NegotiationNeeded => self.mesh.handle(time, Input::NegotiationNeeded { link: id }),
             // ICE alone says less than the connection's state; sender reports are for lip sync.
             _ => {}
