@@ -9,7 +9,7 @@
 //! [`Link::handle_timeout`], and after each call empty [`Link::poll_transmit`] and [`Link::poll_event`].
 //!
 //! Beside it, for decode workers: [`VideoAssembler`] makes frames of RTP packets and [`AudioReorder`] puts Opus packets in
-//! order. Both are plain state machines too.
+//! order. Both are plain state machines too. [`turn`] has the clients of TURN and STUN servers.
 #![forbid(unsafe_code)]
 
 mod assembler;
@@ -32,6 +32,7 @@ mod resend;
 mod sdp;
 mod stats;
 mod tap;
+pub mod turn;
 
 pub use assembler::{AssembledFrame, AssemblerStats, VideoAssembler};
 pub use audio::{AudioIn, AudioReorder, AudioReorderStats};
