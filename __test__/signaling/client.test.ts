@@ -1,7 +1,7 @@
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import { type AddressInfo, createServer as createTcpServer, type Server, type Socket } from 'node:net'
-import { type WebSocket, WebSocketServer } from 'ws'
+import { WebSocket, WebSocketServer } from 'ws'
 import { WebRtcError } from '../../src-ts/errors.js'
 import {
   SignalingClient,
@@ -424,6 +424,155 @@ describe('reconnecting', () => {
     expect((await again).resumed).toBe(true)
     proxy.close()
   })
+
+  test('probe() finds a dead connection within 1.5 s and makes a new one at once', async () => {
+    const server = await servers.listen()
+    const proxy = await TcpProxy.to(server.port)
+    const a = await connect({ url: proxy.url, peerId: 'a' })
+    const b = await connect({ url: server.url, peerId: 'b' })
+    const told: string[] = []
+    for (const name of ['joined', 'left'] as const) b.on(name, ({ peerId }) => told.push(`${name} ${peerId}`))
+    proxy.freeze()
+    const trying = next(a, 'reconnecting')
+    const again = next(a, 'reconnected')
+    const started = performance.now()
+    a.probe()
+    const { attempt, delayMs, error } = await trying
+    expect({ attempt, delayMs }).toEqual({ attempt: 1, delayMs: 0 })
+    expect(error.message).toContain('fell silent')
+    expect((await again).resumed).toBe(true)
+    const took = performance.now() - started
+    expect(took).toBeGreaterThan(1_490)
+    expect(took).toBeLessThan(2_500)
+    await b.info()
+    expect(told).toEqual([])
+    proxy.close()
+  })
+
+  test('probe() does not harm a connection that lives, even after this process was stalled', async () => {
+    const a = await connect({ url: (await servers.listen()).url })
+    const lost: unknown[] = []
+    a.on('reconnecting', (event) => lost.push(event))
+    a.probe()
+    const until = performance.now() + 2_000
+    // The server is of this process too: its pong is not even sent when the deadline has passed.
+    while (performance.now() < until);
+    await a.info()
+    await new Promise((resolve) => setTimeout(resolve, 800))
+    expect(lost).toEqual([])
+    expect(a.state).toBe('connected')
+  })
+
+  test('probe() while waiting for the next try tries now, but not in a loop', async () => {
+    const first = await servers.listen()
+    const a = await connect({ url: first.url, reconnect: { initialDelayMs: 60_000, maxDelayMs: 60_000 } })
+    const waiting = next(a, 'reconnecting')
+    const { port } = first
+    await first.close()
+    expect((await waiting).delayMs).toBeGreaterThanOrEqual(29_000)
+    const attempts: number[] = []
+    a.on('reconnecting', ({ attempt }) => attempts.push(attempt))
+    const hurried = next(a, 'reconnecting')
+    for (let i = 0; i < 100; i++) a.probe()
+    await hurried
+    expect(attempts).toEqual([2])
+    const again = next(a, 'reconnected')
+    await servers.listen({ port })
+    const started = performance.now()
+    for (let i = 0; i < 100; i++) a.probe()
+    await again
+    expect(performance.now() - started).toBeLessThan(2_000)
+  })
+
+  test('a try that hangs is given up after 2.5 s, and the delay counts from its beginning', async () => {
+    const first = await servers.listen()
+    const a = await connect({ url: first.url, reconnect: { initialDelayMs: 2_000, maxDelayMs: 2_000 } })
+    const { port } = first
+    await first.close()
+    // Takes the connection and never says a word, like a server that hangs.
+    const mute = createTcpServer((socket) => socket.on('error', () => {})).listen(port, '127.0.0.1')
+    const sockets: Socket[] = []
+    mute.on('connection', (socket) => sockets.push(socket))
+    ended.push(() => {
+      for (const socket of sockets) socket.destroy()
+      mute.close()
+    })
+    const tries: { attempt: number; delayMs: number; at: number }[] = []
+    a.on('reconnecting', ({ attempt, delayMs }) => tries.push({ attempt, delayMs, at: performance.now() }))
+    await once(mute, 'connection')
+    const started = performance.now()
+    await next(a, 'reconnecting')
+    expect(performance.now() - started).toBeGreaterThan(2_400)
+    expect(performance.now() - started).toBeLessThan(3_500)
+    expect(tries.at(-1)?.delayMs).toBe(0)
+  })
+
+  test('an announce whose answer was lost is taken over by the next one', async () => {
+    const server = await servers.listen()
+    const upstream = server.url
+    // Hands everything to the server; its first answer after `cut` is never delivered, and the server does not learn of that.
+    const wss = new WebSocketServer({ port: 0, host: '127.0.0.1' })
+    await once(wss, 'listening')
+    let cut = false
+    const lines: WebSocket[] = []
+    wss.on('connection', (client) => {
+      const line = new WebSocket(upstream)
+      lines.push(line)
+      const lose = cut
+      cut = false
+      client.on('message', async (data) => {
+        if (line.readyState === WebSocket.CONNECTING) await once(line, 'open')
+        line.send(String(data))
+      })
+      line.on('message', (data) => {
+        if (lose) client.terminate()
+        else client.send(String(data))
+      })
+    })
+    ended.push(() => {
+      for (const line of lines) line.terminate()
+      for (const client of wss.clients) client.terminate()
+      wss.close()
+    })
+    const url = `ws://127.0.0.1:${(wss.address() as AddressInfo).port}`
+    const a = await connect({ url, peerId: 'a', reconnect: quick })
+    // A new server does not know the token; its answer to the announce is lost, with the token it gives.
+    await new Promise<void>((resolve) => {
+      lines[0]?.once('close', () => resolve())
+      lines[0]?.close()
+    })
+    cut = true
+    const again = next(a, 'reconnected')
+    for (const client of wss.clients) client.terminate()
+    expect((await again).resumed).toBe(true)
+    expect(server.peers().map((p) => p.peerId)).toEqual(['a'])
+  })
+
+  test('an id that somebody else has meanwhile is told once as an error, and asked for until it is free', async () => {
+    const server = await servers.listen()
+    const proxy = await TcpProxy.to(server.port)
+    const a = await connect({
+      url: proxy.url,
+      peerId: 'a',
+      reconnect: { initialDelayMs: 400, maxDelayMs: 400 },
+    })
+    const errors: WebRtcError[] = []
+    a.on('error', (error) => errors.push(error))
+    const tries: number[] = []
+    a.on('reconnecting', ({ attempt }) => tries.push(attempt))
+    const lost = next(a, 'reconnecting')
+    proxy.cut()
+    await lost
+    const thief = await connect({ url: server.url, peerId: 'a' })
+    while (tries.length < 4) await next(a, 'reconnecting')
+    expect(errors.map((e) => [e.code, e.signalingCode])).toEqual([['ERR_SIGNALING', -32012]])
+    expect(errors[0]?.message).toContain('resumeToken')
+    const again = next(a, 'reconnected')
+    await thief.close()
+    await again
+    expect(server.peers().map((p) => p.peerId)).toEqual(['a'])
+    proxy.close()
+  })
 })
 
 describe('closing', () => {
@@ -493,6 +642,14 @@ class TcpProxy {
   /** Ends the client's connections; the server's stay. */
   cutClientSide(): void {
     for (const { client } of this.#pairs) client.resetAndDestroy()
+  }
+
+  /** Ends the lines there are, for both sides. */
+  cut(): void {
+    for (const { client, upstream } of this.#pairs.splice(0)) {
+      client.resetAndDestroy()
+      upstream.resetAndDestroy()
+    }
   }
 
   /** Lets nothing more through on the lines there are. */

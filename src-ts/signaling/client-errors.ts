@@ -5,11 +5,15 @@ import { RPC_ERRORS, type RpcErrorBody } from './protocol.js'
 /** A server's error answer as what the caller of a method gets. */
 export function fromRpcError(body: RpcErrorBody, what: string, peerId?: string): WebRtcError {
   const code = ANSWER_CODES.get(body.code) ?? 'ERR_SIGNALING'
-  return new WebRtcError(code, `${what}: ${body.message} (${body.code})`, {
+  const advice = body.code === RPC_ERRORS.PEER_ID_TAKEN ? TAKEN : ''
+  return new WebRtcError(code, `${what}: ${body.message} (${body.code})${advice}`, {
     peerId,
     signalingCode: body.code,
   })
 }
+
+const TAKEN =
+  '; if that is an earlier run of yours, take it over with its resumeToken, or wait until the server notices that it is gone'
 
 const ANSWER_CODES: ReadonlyMap<number, WebRtcErrorCode> = new Map<number, WebRtcErrorCode>([
   [RPC_ERRORS.PEER_NOT_FOUND, 'ERR_PEER_NOT_FOUND'],

@@ -38,7 +38,10 @@ export interface SignalingClientOptions {
   requestTimeoutMs?: number
   /** Requests that may wait for answers at once; more are refused with `ERR_RATE_LIMITED`. Default 1 024, range 1 to 100 000. */
   maxInFlight?: number
-  /** Time between pings, ms; two without any sign of life and the connection counts as lost. Default 10 000, range 20 to 600 000. */
+  /**
+   * Time between pings, ms. No sign of life within 3 s of one (or twice this time, if that is less), and the connection counts as
+   * lost. Default 5 000, range 20 to 600 000.
+   */
   heartbeatIntervalMs?: number
   /** Largest SDP to send, bytes. Default 49 152 as the server's, range 512 to 1 048 576. Larger: `ERR_MESSAGE_TOO_LARGE`. */
   maxSdpBytes?: number
@@ -53,7 +56,10 @@ export interface SignalingReconnectOptions {
   enabled?: boolean
   /** Tries before giving up. Default unlimited, range 1 to 1 000 000. */
   maxAttempts?: number
-  /** First delay, ms; doubles with each try. Each is drawn from the upper half of its range. Default 250, range 1 to 60 000. */
+  /**
+   * First delay, ms; doubles with each try, and counts from the beginning of the one before. Each is drawn from the upper half of its
+   * range. After a connection that this side gave up as dead, the first try comes at once. Default 250, range 1 to 60 000.
+   */
   initialDelayMs?: number
   /** Longest delay, ms. Default 4 000, range 1 to 600 000. */
   maxDelayMs?: number
@@ -98,7 +104,10 @@ export function resolveClientOptions(options: SignalingClientOptions): ResolvedC
     timeoutMs: checkInteger('timeoutMs', options.timeoutMs, 10_000, 1, 600_000),
     requestTimeoutMs: checkInteger('requestTimeoutMs', options.requestTimeoutMs, 10_000, 1, 600_000),
     maxInFlight: checkInteger('maxInFlight', options.maxInFlight, 1_024, 1, 100_000),
-    heartbeatIntervalMs: checkSpec('heartbeatIntervalMs', options.heartbeatIntervalMs, heartbeatIntervalMs),
+    heartbeatIntervalMs: checkSpec('heartbeatIntervalMs', options.heartbeatIntervalMs, {
+      ...heartbeatIntervalMs,
+      default: 5_000,
+    }),
     maxSdpBytes: checkSpec('maxSdpBytes', options.maxSdpBytes, maxSdpBytes),
     maxMessageBytes: checkSpec('maxMessageBytes', options.maxMessageBytes, maxMessageBytes),
     reconnect: {

@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto'
 import { WebSocket } from 'ws'
 import { configError, WebRtcError } from '../errors.js'
 import {
@@ -22,6 +23,7 @@ import {
   type SignalingClientOptions,
 } from './client-options.js'
 import { TypedEvents } from './events.js'
+import { Liveness } from './liveness.js'
 import {
   CLOSE_CODES,
   isName,
@@ -47,12 +49,15 @@ export class SignalingClient extends TypedEvents<SignalingClientEvents> implemen
   readonly #pending = new Map<number, Pending>()
   #ws: WebSocket | undefined
   #state: SignalingClientState | 'connecting' = 'connecting'
-  #resumeToken: string | undefined
+  #resumeToken: string
   #nextId = 1
-  #heartbeat: NodeJS.Timeout | undefined
-  #quietBeats = 0
+  readonly #liveness: Liveness
+  /** The connection was given up by this side, as it seemed dead. */
+  #givenUp = false
   /** Ends the attempt or the waiting of a reconnect. */
   #interrupt: ((error: WebRtcError) => void) | undefined
+  /** Makes the next try of a reconnect come sooner, if that is not due anyway. */
+  #hurry: (() => void) | undefined
   /** Events that came before the caller of `connect` could listen. */
   #held: (() => void)[] | undefined = []
   #closed: Promise<void> | undefined
@@ -73,7 +78,18 @@ export class SignalingClient extends TypedEvents<SignalingClientEvents> implemen
     super()
     this.#options = resolveClientOptions(options)
     this.#shownUrl = showUrl(this.#options.url)
-    this.#resumeToken = options.resumeToken
+    // One of our own to begin with: should the answer to the announce be lost, we can take over what that has made.
+    this.#resumeToken = options.resumeToken ?? randomBytes(24).toString('base64url')
+    this.#liveness = new Liveness(
+      this.#options.heartbeatIntervalMs,
+      () => {
+        if (this.#ws?.readyState === WebSocket.OPEN) this.#ws.ping()
+      },
+      () => {
+        this.#givenUp = true
+        this.#ws?.terminate()
+      },
+    )
   }
 
   get peerId(): string {
@@ -90,7 +106,7 @@ export class SignalingClient extends TypedEvents<SignalingClientEvents> implemen
 
   /** Lets this membership be taken over by another connection: keep it secret. */
   get resumeToken(): string {
-    return this.#resumeToken ?? ''
+    return this.#resumeToken
   }
 
   /** The others in the room, as last heard. */
@@ -137,6 +153,16 @@ export class SignalingClient extends TypedEvents<SignalingClientEvents> implemen
   async info(): Promise<{ [key: string]: JsonValue }> {
     const result = await this.#request('server.info', {})
     return isObject(result) ? (result as JsonObject) : {}
+  }
+
+  /**
+   * Call this when something suggests that the connection may be dead, as when peers fall silent or addresses change. Pings;
+   * unless anything is heard within 1.5 s, the connection is given up and made anew at once. One that is lost already is tried again
+   * without waiting for the next delay to end.
+   */
+  probe(): void {
+    if (this.#state === 'connected') this.#liveness.probe(PROBE_PATIENCE_MS)
+    else this.#hurry?.()
   }
 
   /** Says goodbye with a reason (at most 256 characters), then closes. */
@@ -189,8 +215,7 @@ export class SignalingClient extends TypedEvents<SignalingClientEvents> implemen
       this.#interrupt = settle
 
       ws.on('open', () => {
-        const params = { ...this.#options.announce }
-        if (this.#resumeToken) params.resume_token = this.#resumeToken
+        const params = { ...this.#options.announce, resume_token: this.#resumeToken }
         // Settled within the message event: what comes right behind the answer must find this done.
         const onResult = (result: JsonValue) => {
           if (settled) return
@@ -204,12 +229,8 @@ export class SignalingClient extends TypedEvents<SignalingClientEvents> implemen
         )
       })
       ws.on('message', (data, isBinary) => this.#onMessage(data as Buffer, isBinary))
-      ws.on('ping', () => {
-        this.#quietBeats = 0
-      })
-      ws.on('pong', () => {
-        this.#quietBeats = 0
-      })
+      ws.on('ping', () => this.#liveness.heard())
+      ws.on('pong', () => this.#liveness.heard())
       ws.on('unexpected-response', (request, response) => {
         request.destroy()
         settle(upgradeError(this.#shownUrl, response))
@@ -217,7 +238,10 @@ export class SignalingClient extends TypedEvents<SignalingClientEvents> implemen
       ws.on('error', (error) => settle(connectError(this.#shownUrl, error)))
       ws.on('close', (code, reason) => {
         const wasUp = settled && this.#ws === ws && this.#state === 'connected'
-        const error = closedError(this.#shownUrl, code, reason.toString())
+        const error =
+          wasUp && this.#givenUp
+            ? new WebRtcError('ERR_SIGNALING', `the signaling server at ${this.#shownUrl} fell silent`)
+            : closedError(this.#shownUrl, code, reason.toString())
         settle(error)
         if (wasUp) this.#lost(code, reason.toString(), error)
       })
@@ -230,24 +254,14 @@ export class SignalingClient extends TypedEvents<SignalingClientEvents> implemen
     this.#peers.clear()
     for (const peer of readPeers(result.peers)) this.#peers.set(peer.peerId, peer)
     this.#state = 'connected'
-    this.#quietBeats = 0
-    clearInterval(this.#heartbeat)
-    this.#heartbeat = setInterval(() => this.#beat(), this.#options.heartbeatIntervalMs)
-    this.#heartbeat.unref()
+    this.#liveness.start()
     if (again) this.#emit('reconnected', { peers: this.peers, resumed: result.resumed === true })
   }
 
-  #beat(): void {
-    if (this.#quietBeats >= 2) {
-      this.#ws?.terminate()
-      return
-    }
-    this.#quietBeats++
-    if (this.#ws?.readyState === WebSocket.OPEN) this.#ws.ping()
-  }
-
   #lost(code: number, reason: string, error: WebRtcError): void {
-    clearInterval(this.#heartbeat)
+    const givenUp = this.#givenUp
+    this.#givenUp = false
+    this.#liveness.stop()
     this.#failPending(error)
     if (this.#closed) return
     // Whoever took this id over has the token: taking it back would begin a tug of war.
@@ -256,40 +270,56 @@ export class SignalingClient extends TypedEvents<SignalingClientEvents> implemen
       return
     }
     this.#state = 'reconnecting'
-    void this.#reconnect(code, reason, error)
+    void this.#reconnect(code, reason, error, givenUp)
   }
 
   /** Never rejects. */
-  async #reconnect(code: number, reason: string, cause: WebRtcError): Promise<void> {
+  async #reconnect(code: number, reason: string, cause: WebRtcError, atOnce: boolean): Promise<void> {
     const { maxAttempts, initialDelayMs, maxDelayMs } = this.#options.reconnect
     let error = cause
+    let told: number | undefined
+    let triedAt = performance.now()
     for (let attempt = 1; attempt <= maxAttempts && !this.#closed; attempt++) {
       const range = Math.min(maxDelayMs, initialDelayMs * 2 ** Math.min(attempt - 1, 30))
-      const delayMs = Math.round(range * (0.5 + Math.random() / 2))
+      // From try to try, so that one that hangs does not add to the delay after it. When it was us who gave the connection up, there
+      // is no crowd that comes back together with us.
+      const dueAt = atOnce && attempt === 1 ? triedAt : triedAt + range * (0.5 + Math.random() / 2)
+      const delayMs = Math.max(0, Math.round(dueAt - performance.now()))
       this.#emit('reconnecting', { attempt, delayMs, error })
-      await this.#pause(delayMs)
+      await this.#pause(delayMs, triedAt + MIN_RETRY_MS)
       if (this.#closed) return
+      triedAt = performance.now()
       try {
-        // A try that hangs must not outlast the server's return by much.
         await this.#attempt(Math.min(this.#options.timeoutMs, RECONNECT_TIMEOUT_MS))
         return
       } catch (failure) {
         error = failure as WebRtcError
         if (isPermanent(error)) break
+        // An answer is more than a server that is away: it may stay like that until somebody does something.
+        if (error.signalingCode !== undefined && error.signalingCode !== told) this.#emit('error', error)
+        told = error.signalingCode
       }
     }
     if (!this.#closed) this.#finish(code, reason, error)
   }
 
-  #pause(ms: number): Promise<void> {
+  /** Waits `ms`; no longer than `soonest` from when somebody is in a hurry. */
+  #pause(ms: number, soonest: number): Promise<void> {
     return new Promise((resolve) => {
       const end = () => {
         clearTimeout(timer)
         this.#interrupt = undefined
+        this.#hurry = undefined
         resolve()
       }
-      const timer = setTimeout(end, ms)
+      const dueAt = performance.now() + ms
+      let timer = setTimeout(end, ms)
       this.#interrupt = end
+      this.#hurry = () => {
+        if (soonest >= dueAt) return
+        clearTimeout(timer)
+        timer = setTimeout(end, Math.max(0, soonest - performance.now()))
+      }
     })
   }
 
@@ -306,7 +336,7 @@ export class SignalingClient extends TypedEvents<SignalingClientEvents> implemen
     const error = new WebRtcError('ERR_CLOSED', 'the signaling client was closed')
     // `#closed` is set when this returns its promise, which is before anything below can be noticed.
     await null
-    clearInterval(this.#heartbeat)
+    this.#liveness.stop()
     this.#state = 'closed'
     this.#failPending(error)
     this.#interrupt?.(error)
@@ -378,7 +408,7 @@ export class SignalingClient extends TypedEvents<SignalingClientEvents> implemen
   }
 
   #onMessage(data: Buffer, isBinary: boolean): void {
-    this.#quietBeats = 0
+    this.#liveness.heard()
     if (isBinary) {
       this.#complain('sent a binary message')
       return
@@ -482,7 +512,11 @@ const MAX_QUEUED_BYTES = 4 * 1_048_576
 const MAX_ROSTER = 10_000
 const MAX_HELD_EVENTS = 10_000
 const CLOSE_TIMEOUT_MS = 1_000
-const RECONNECT_TIMEOUT_MS = 3_000
+/** One try of a reconnect: one that hangs must not outlast the server's return by much. */
+const RECONNECT_TIMEOUT_MS = 2_500
+/** Between the beginnings of two tries, however great the hurry. */
+const MIN_RETRY_MS = 250
+const PROBE_PATIENCE_MS = 1_500
 
 function warn(error: WebRtcError): void {
   process.emitWarning(error.message, error.name, error.code)
