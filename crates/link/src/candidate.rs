@@ -13,12 +13,23 @@ pub(crate) struct Candidate {
     pub ufrag: Option<String>,
 }
 
+/// A remote candidate that hides its address behind a name (draft-ietf-mmusic-mdns-ice-candidates).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Named {
+    /// In lower case.
+    pub name: String,
+    port: u16,
+    kind: CandidateKind,
+    priority: u32,
+    pub ufrag: Option<String>,
+}
+
 /// What a line turned out to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Line {
     Usable(Candidate),
-    /// A `.local` name, which would need mDNS.
-    Mdns,
+    /// A `.local` name, which mDNS resolves.
+    Named(Named),
     Tcp,
     /// For the RTCP component, which is not used with rtcp-mux.
     Rtcp,
@@ -62,16 +73,34 @@ pub(crate) fn parse(line: &str) -> Result<Line, LinkError> {
     if component != 1 {
         return Ok(Line::Rtcp);
     }
+    let ufrag = rest.chunks(2).find(|p| p[0] == "ufrag").and_then(|p| p.get(1)).map(|u| (*u).to_owned());
     if address.len() > 6 && address.to_ascii_lowercase().ends_with(".local") {
-        return Ok(Line::Mdns);
+        // One label before `.local`: a name with more is none that a browser made up, and may not be asked for.
+        let label = &address[..address.len() - 6];
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        if port == 0 || label.len() > 63 || !label.chars().all(plain) {
+            return Err(LinkError::BadCandidate("a name that can't be resolved"));
+        }
+        return Ok(Line::Named(Named { name: address.to_ascii_lowercase(), port, kind, priority, ufrag }));
     }
     let ip: IpAddr =
         address.parse().map_err(|_| LinkError::BadCandidate("an address that is no IP address"))?;
+    Ok(Line::Usable(Candidate { addr: SocketAddr::new(usable(ip, port)?, port), kind, priority, ufrag }))
+}
+
+fn usable(ip: IpAddr, port: u16) -> Result<IpAddr, LinkError> {
     if port == 0 || ip.is_unspecified() || ip.is_multicast() {
         return Err(LinkError::BadCandidate("an address that can't be sent to"));
     }
-    let ufrag = rest.chunks(2).find(|p| p[0] == "ufrag").and_then(|p| p.get(1)).map(|u| (*u).to_owned());
-    Ok(Line::Usable(Candidate { addr: SocketAddr::new(ip, port), kind, priority, ufrag }))
+    Ok(ip)
+}
+
+impl Named {
+    /// What it is now that its address is known.
+    pub fn at(self, ip: IpAddr) -> Result<Candidate, LinkError> {
+        let addr = SocketAddr::new(usable(ip, self.port)?, self.port);
+        Ok(Candidate { addr, kind: self.kind, priority: self.priority, ufrag: self.ufrag })
+    }
 }
 
 impl Candidate {
@@ -89,39 +118,9 @@ impl Candidate {
     }
 }
 
-/// The line of our host candidate number `index`. Priority by RFC 8445, section 5.1.2.1: earlier ones first, IPv6 before
-/// IPv4 of the same rank, link-local after both, loopback last.
-pub(crate) fn host_line(addr: SocketAddr, index: usize) -> String {
-    let rank = u32::try_from(index).unwrap_or(u32::MAX).min(8000);
-    let class: u32 = match addr.ip() {
-        ip if ip.is_loopback() => 0,
-        IpAddr::V4(ip) if ip.is_link_local() => 1,
-        IpAddr::V6(ip) if (ip.segments()[0] & 0xffc0) == 0xfe80 => 1,
-        IpAddr::V4(_) => 2,
-        IpAddr::V6(_) => 3,
-    };
-    let local_preference = class * 16_000 + 8_000 - rank;
-    let priority = (126 << 24) | (local_preference << 8) | 255;
-    format!("candidate:{} 1 udp {priority} {} {} typ host", index + 1, addr.ip(), addr.port())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn priority(line: &str) -> u32 {
-        line.split(' ').nth(3).and_then(|p| p.parse().ok()).expect("a priority")
-    }
-
-    #[test]
-    fn loopback_comes_last_and_ipv6_first() {
-        let lines: Vec<u32> = ["127.0.0.1:1", "169.254.1.1:1", "192.0.2.1:1", "[2001:db8::1]:1"]
-            .iter()
-            .map(|a| priority(&host_line(a.parse().expect("an address"), 3)))
-            .collect();
-        assert!(lines.windows(2).all(|w| w[0] < w[1]), "{lines:?}");
-        assert_eq!(lines[0] >> 24, 126);
-    }
 
     #[test]
     fn lines_of_browsers_are_read() {
@@ -130,8 +129,15 @@ mod tests {
         assert_eq!(c.kind, CandidateKind::ServerReflexive);
         assert_eq!(c.ufrag.as_deref(), Some("abcd"));
         assert_eq!(c.addr, "203.0.113.7:61000".parse::<SocketAddr>().expect("an address"));
-        let mdns = "candidate:1 1 udp 2122260223 8b9c.local 5000 typ host generation 0";
-        assert_eq!(parse(mdns), Ok(Line::Mdns));
+        let mdns = "candidate:1 1 udp 2122260223 8B9c-0.local 5000 typ host generation 0 ufrag efgh";
+        let Ok(Line::Named(named)) = parse(mdns) else { panic!("no name") };
+        assert_eq!((named.name.as_str(), named.ufrag.as_deref()), ("8b9c-0.local", Some("efgh")));
+        let c = named.at("10.0.0.7".parse().expect("an address")).expect("usable");
+        assert_eq!((c.addr.to_string().as_str(), c.priority), ("10.0.0.7:5000", 2_122_260_223));
+        for bad in ["a.b.local", ".local", "a_b.local", "a b.local", &format!("{}.local", "x".repeat(64))] {
+            let line = format!("candidate:1 1 udp 1 {bad} 5000 typ host");
+            assert!(!matches!(parse(&line), Ok(Line::Named(_))), "{bad}");
+        }
         assert_eq!(parse("candidate:1 1 tcp 1 10.0.0.1 9 typ host tcptype active"), Ok(Line::Tcp));
         assert_eq!(parse("candidate:1 2 udp 1 10.0.0.1 9 typ host"), Ok(Line::Rtcp));
         assert!(parse("candidate:1 1 udp 1 10.0.0.1 0 typ host").is_err());

@@ -74,6 +74,9 @@ pub(crate) fn build(
         .with_host_acceptance_min_wait(Some(Duration::ZERO))
         .with_srflx_acceptance_min_wait(Some(Duration::ZERO))
         .with_prflx_acceptance_min_wait(Some(Duration::ZERO))
+        .with_relay_acceptance_min_wait(Some(Duration::ZERO))
+        // The link's own list is what a restart goes on with.
+        .with_discard_local_candidates_during_ice_restart(true)
         .with_answering_dtls_role(if answer_as_client { RTCDtlsRole::Client } else { RTCDtlsRole::Server })
         .with_multicast_dns_mode(rtc::ice::mdns::MulticastDnsMode::Disabled)
         .with_srtp_replay_protection_window(1024)

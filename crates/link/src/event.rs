@@ -63,6 +63,12 @@ pub enum LinkEvent {
     /// The peer is heard from another address and no longer from the one in use: ICE should be restarted without waiting for
     /// the silence to be noticed.
     PathSuspect,
+    /// A candidate of the peer's has this `.local` name: ask for its address by multicast DNS (RFC 6762) and tell it with
+    /// [`crate::Link::resolve_candidate`].
+    ResolveName {
+        /// The name, in lower case: one label and `.local`.
+        name: String,
+    },
     /// The peer's RTP clock against its wall clock (RFC 3550, section 6.4.1), for lip sync.
     SenderReport {
         /// Which stream.

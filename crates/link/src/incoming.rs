@@ -118,6 +118,9 @@ impl Link {
                     RTCIceConnectionState::Closed => IceState::Closed,
                     _ => IceState::New,
                 };
+                if matches!(state, IceState::Connected | IceState::Completed) {
+                    self.read_selected();
+                }
                 if state != self.ice {
                     self.ice = state;
                     self.events.push_back(LinkEvent::IceState(state));

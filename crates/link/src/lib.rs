@@ -24,7 +24,9 @@ mod event;
 mod first_flight;
 mod incoming;
 mod link;
+mod local;
 mod media;
+mod mirror;
 mod nack;
 mod negotiate;
 mod packetize;
@@ -42,5 +44,6 @@ pub use event::{
     ChannelId, IceState, LinkEvent, LinkState, MediaKind, MessageKind, Negotiated, PeerAudio, RtpIn, Transmit,
 };
 pub use link::{Link, MAX_HELD_DATAGRAMS, MAX_QUEUED_CANDIDATES};
+pub use local::{LocalCandidate, MAX_LOCAL_CANDIDATES, RelayProtocol};
 pub use sdp::{MAX_M_LINES, MAX_SDP_BYTES};
 pub use stats::{CandidateKind, Drops, InboundStats, LinkStats, OutboundStats, SelectedPair};

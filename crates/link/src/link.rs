@@ -1,13 +1,15 @@
 //! The link and its drain loop.
 
-use crate::candidate::{Candidate, host_line};
+use crate::candidate::{Candidate, Named};
 use crate::channels::Channel;
 use crate::config::{Certificate, LinkConfig};
 use crate::engine::{self, Ssrcs};
 use crate::error::LinkError;
 use crate::event::{IceState, LinkEvent, LinkState, MessageKind, Negotiated, Transmit};
 use crate::first_flight::FirstFlight;
+use crate::local::Local;
 use crate::media::RtpOut;
+use crate::mirror::Mirror;
 use crate::resend::Resend;
 use crate::sdp::Slot;
 use crate::sdp::remote::RemoteCodec;
@@ -15,7 +17,9 @@ use crate::stats::{Drops, LinkStats};
 use crate::tap::Shared;
 use bytes::{Bytes, BytesMut};
 use rtc::peer_connection::RTCPeerConnection;
-use rtc::peer_connection::transport::{RTCDtlsTransportState, RTCIceCandidateInit, RTCSctpTransportState};
+use rtc::peer_connection::transport::{
+    RTCDtlsTransport, RTCDtlsTransportState, RTCIceCandidate, RTCSctpTransportState,
+};
 use rtc::rtp_transceiver::RTCRtpSenderId;
 use rtc::sansio::Protocol;
 use rtc::shared::{TaggedBytesMut, TransportContext, TransportProtocol};
@@ -37,7 +41,6 @@ const MAX_QUEUED_MESSAGE_BYTES: usize = 8 << 20;
 pub(crate) const MAX_QUEUED_TRANSMITS: usize = 8192;
 /// Calls that one drive of the engine may answer.
 const MAX_TOUCHED: usize = 64;
-const MAX_LOCAL_CANDIDATES: usize = 32;
 
 /// One link to one peer. See the crate's documentation for its life.
 pub struct Link {
@@ -65,9 +68,13 @@ pub struct Link {
     pub(crate) version: u64,
     pub(crate) local_ufrag: String,
     pub(crate) remote_ufrag: String,
-    pub(crate) local_candidates: Vec<(SocketAddr, String)>,
+    pub(crate) local_candidates: Vec<Local>,
+    pub(crate) next_foundation: u32,
     pub(crate) remote_candidates: Vec<Candidate>,
     pub(crate) queued_candidates: VecDeque<Candidate>,
+    /// Candidates whose address is not known yet.
+    pub(crate) named_candidates: Vec<Named>,
+    pub(crate) mirror: Mirror,
     // Media.
     pub(crate) audio_codec: Option<RemoteCodec>,
     pub(crate) video_codec: Option<RemoteCodec>,
@@ -132,8 +139,11 @@ impl Link {
             local_ufrag: String::new(),
             remote_ufrag: String::new(),
             local_candidates: Vec::new(),
+            next_foundation: 0,
             remote_candidates: Vec::new(),
             queued_candidates: VecDeque::new(),
+            named_candidates: Vec::new(),
+            mirror: Mirror::default(),
             audio_codec: None,
             video_codec: None,
             video_types: Vec::new(),
@@ -155,28 +165,6 @@ impl Link {
             selected: None,
             config,
         })
-    }
-
-    /// Adds a socket of this host as a host candidate. Returns the candidate line to trickle.
-    ///
-    /// # Errors
-    /// [`LinkError::Argument`] for an address that can't be sent from or the 33rd one, [`LinkError::Closed`].
-    pub fn add_local_candidate(&mut self, addr: SocketAddr) -> Result<String, LinkError> {
-        self.check_open()?;
-        if addr.ip().is_unspecified() || addr.ip().is_multicast() || addr.port() == 0 {
-            return Err(LinkError::Argument("a local candidate needs an address and a port"));
-        }
-        if let Some((_, line)) = self.local_candidates.iter().find(|(a, _)| *a == addr) {
-            return Ok(line.clone());
-        }
-        if self.local_candidates.len() == MAX_LOCAL_CANDIDATES {
-            return Err(LinkError::Argument("more than 32 local candidates"));
-        }
-        let line = host_line(addr, self.local_candidates.len());
-        self.engine_local_candidate(&line)?;
-        self.local_candidates.push((addr, line.clone()));
-        self.drain(self.now);
-        Ok(line)
     }
 
     /// The username fragment that the peer puts before the colon in its STUN checks, for the owner's demultiplexer.
@@ -306,20 +294,13 @@ impl Link {
         if self.state == LinkState::Closed { Err(LinkError::Closed) } else { Ok(()) }
     }
 
-    pub(crate) fn engine_local_candidate(&mut self, line: &str) -> Result<(), LinkError> {
-        self.pc.add_local_candidate(RTCIceCandidateInit {
-            candidate: line.to_owned(),
-            sdp_mid: Some("0".into()),
-            sdp_mline_index: Some(0),
-            ..Default::default()
-        })?;
-        Ok(())
-    }
-
     fn feed(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr, data: &[u8]) {
         if (20..=63).contains(&data[0]) && self.resend.heard(now, data) {
             self.stats.handshake_resends += self.resend.last.len() as u64;
             self.transmits.extend(self.resend.last.iter().cloned());
+        }
+        if data[0] < 20 {
+            self.mirror.received(local, remote, data);
         }
         let _ = self.pc.handle_read(TaggedBytesMut {
             now,
@@ -463,6 +444,8 @@ impl Link {
         let first = transmit.data.first().copied().unwrap_or(0);
         if first >= 20 {
             self.selected = Some((transmit.local, transmit.remote));
+        } else {
+            self.mirror.sent(&transmit.data);
         }
         if (20..=63).contains(&first) && !self.resend.frozen {
             self.resend.sent(message.now, transmit.clone());
@@ -495,13 +478,28 @@ impl Link {
     }
 
     fn dtls_closed(&mut self) -> bool {
-        let state = if let Some(sctp) = self.pc.sctp() {
-            Some(sctp.transport().state())
-        } else {
-            let sender = self.audio_sender.or(self.video_sender);
-            sender.and_then(|id| self.pc.rtp_sender(id)?.transport().map(|t| t.state()))
-        };
+        let state = self.with_dtls(|dtls| dtls.state());
         matches!(state, Some(RTCDtlsTransportState::Closed | RTCDtlsTransportState::Failed))
+    }
+
+    /// ICE chose a pair: what is sent from now on takes it.
+    pub(crate) fn read_selected(&mut self) {
+        let pair = self.with_dtls(|dtls| dtls.ice_transport().get_selected_candidate_pair()).flatten();
+        let addr = |c: &RTCIceCandidate| Some(SocketAddr::new(c.address.parse().ok()?, c.port));
+        if let Some(pair) = pair
+            && let (Some(local), Some(remote)) = (addr(pair.local()), addr(pair.remote()))
+        {
+            self.selected = Some((local, remote));
+        }
+    }
+
+    fn with_dtls<T>(&mut self, read: impl FnOnce(RTCDtlsTransport<'_>) -> T) -> Option<T> {
+        if let Some(sctp) = self.pc.sctp() {
+            return Some(read(sctp.transport()));
+        }
+        let sender = self.audio_sender.or(self.video_sender)?;
+        let sender = self.pc.rtp_sender(sender)?;
+        Some(read(sender.transport()?))
     }
 }
 

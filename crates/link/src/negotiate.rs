@@ -1,11 +1,11 @@
 //! Offers, answers and candidates.
 
-use crate::candidate::{self, Candidate, Line};
+use crate::candidate::{self, Candidate, Line, Named};
 use crate::config::DataMode;
 use crate::engine;
 use crate::error::LinkError;
 use crate::event::{LinkEvent, LinkState};
-use crate::link::{Link, MAX_QUEUED_CANDIDATES};
+use crate::link::{Link, MAX_NAMED_CANDIDATES, MAX_QUEUED_CANDIDATES};
 use crate::sdp::local::{Local, offer_slots};
 use crate::sdp::remote::{Judge, Remote, RemoteMedia, Setup};
 use crate::sdp::{Direction, Slot, SlotState, find, parse};
@@ -13,6 +13,7 @@ use crate::tap;
 use rtc::data_channel::RTCDataChannelInit;
 use rtc::peer_connection::sdp::RTCSessionDescription;
 use rtc::peer_connection::transport::RTCIceCandidateInit;
+use std::net::IpAddr;
 use std::time::Instant;
 
 impl Link {
@@ -36,6 +37,7 @@ impl Link {
         let offer = self.pc.create_offer(None)?;
         let text = offer.sdp.clone();
         self.pc.set_local_description(now, offer)?;
+        self.restore_local_candidates()?;
         let slots = offer_slots(&text, &self.slots)?;
         let sdp = self.write_local(&text, &slots, "actpass", Direction::BOTH, Direction::BOTH)?;
         self.offered = Some(slots);
@@ -66,6 +68,7 @@ impl Link {
             Ok(text) => text,
             Err(error) => return Err(self.undo_remote(now, &error)),
         };
+        self.restore_local_candidates()?;
         // Roles are fixed by the first exchange; later answers repeat them (RFC 8842, section 5.3).
         let setup =
             *self.setup.get_or_insert(if remote.setup == Setup::Passive { "active" } else { "passive" });
@@ -139,8 +142,8 @@ impl Link {
         Ok(())
     }
 
-    /// Takes a trickled candidate. One that comes before its description waits for it; `.local` names, TCP and RTCP
-    /// candidates are counted and left; an empty line is the end of candidates.
+    /// Takes a trickled candidate. One that comes before its description waits for it; one with a `.local` name waits for
+    /// [`Link::resolve_candidate`]; TCP and RTCP candidates are counted and left; an empty line is the end of candidates.
     ///
     /// # Errors
     /// [`LinkError::BadCandidate`], [`LinkError::Closed`].
@@ -156,7 +159,7 @@ impl Link {
             return Ok(());
         }
         match candidate::parse(bare)? {
-            Line::Mdns => self.stats.drops.candidate_mdns += 1,
+            Line::Named(named) => self.named_candidate(named),
             Line::Tcp => self.stats.drops.candidate_tcp += 1,
             Line::Rtcp => self.stats.drops.candidate_other += 1,
             Line::Usable(candidate) => {
@@ -165,6 +168,34 @@ impl Link {
             }
         }
         Ok(())
+    }
+
+    /// The answer to [`LinkEvent::ResolveName`]: the address behind a `.local` name, or that there is none.
+    pub fn resolve_candidate(&mut self, name: &str, ip: Option<IpAddr>) {
+        if self.check_open().is_err() {
+            return;
+        }
+        let (found, rest) =
+            std::mem::take(&mut self.named_candidates).into_iter().partition(|n| n.name == name);
+        self.named_candidates = rest;
+        for named in Vec::<Named>::from(found) {
+            match ip.map(|ip| named.at(ip)) {
+                Some(Ok(candidate)) => self.candidate(candidate),
+                _ => self.stats.drops.candidate_mdns += 1,
+            }
+        }
+        self.drain(self.last_now());
+    }
+
+    fn named_candidate(&mut self, named: Named) {
+        if self.named_candidates.len() == MAX_NAMED_CANDIDATES {
+            self.stats.drops.candidate_mdns += 1;
+            return;
+        }
+        if !self.named_candidates.iter().any(|n| n.name == named.name) {
+            self.events.push_back(LinkEvent::ResolveName { name: named.name.clone() });
+        }
+        self.named_candidates.push(named);
     }
 
     fn candidate(&mut self, candidate: Candidate) {
@@ -253,11 +284,7 @@ impl Link {
         (self.audio_sender, self.video_sender, self.data_channel) = (None, None, None);
         self.channels.clear();
         self.slots.clear();
-        let lines: Vec<String> = self.local_candidates.iter().map(|(_, line)| line.clone()).collect();
-        for line in lines {
-            self.engine_local_candidate(&line)?;
-        }
-        Ok(())
+        self.restore_local_candidates()
     }
 
     fn write_local(
@@ -275,7 +302,7 @@ impl Link {
             self.local_ufrag = ufrag.to_owned();
         }
         self.version += 1;
-        let candidates: Vec<String> = self.local_candidates.iter().map(|(_, line)| line.clone()).collect();
+        let candidates = self.local_lines();
         Local {
             config: &self.config,
             slots,
@@ -326,6 +353,7 @@ impl Link {
         if self.remote_ufrag != remote.ufrag {
             self.remote_ufrag = remote.ufrag;
             self.remote_candidates.clear();
+            self.named_candidates.clear();
         }
         for line in &remote.candidates {
             // A bad line in a description is no reason to refuse the rest.

@@ -2,6 +2,7 @@
 
 use crate::event::LinkState;
 use crate::link::Link;
+use crate::local::{LocalCandidate, RelayProtocol};
 use crate::tap;
 use rtc::statistics::StatsSelector;
 use rtc::statistics::report::RTCStatsReportEntry;
@@ -46,10 +47,12 @@ pub struct LinkStats {
 /// The candidate pair in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SelectedPair {
-    /// Our socket.
+    /// Our socket, or our address at the relay.
     pub local: SocketAddr,
-    /// What our side of the pair is.
+    /// What our side of the pair is, as the peer sees it.
     pub local_kind: CandidateKind,
+    /// How our relay is reached, if it is one.
+    pub relay_protocol: Option<RelayProtocol>,
     /// The peer.
     pub remote: SocketAddr,
     /// What the peer's side is.
@@ -124,7 +127,7 @@ pub struct Drops {
     pub rtp_queue_full: u64,
     /// RTP packets with a payload type or SSRC nobody negotiated.
     pub rtp_unknown: u64,
-    /// `.local` candidates, which would need mDNS.
+    /// `.local` candidates whose name was not resolved.
     pub candidate_mdns: u64,
     /// TCP candidates.
     pub candidate_tcp: u64,
@@ -155,7 +158,11 @@ impl Link {
         drop(shared);
         out.selected = self.selected.map(|(local, remote)| SelectedPair {
             local,
-            local_kind: CandidateKind::Host,
+            local_kind: self.mirror.local_kind(local, remote, &self.local_candidates),
+            relay_protocol: self.local_candidates.iter().find_map(|l| match l.candidate {
+                LocalCandidate::Relay { relayed, protocol } if relayed == local => Some(protocol),
+                _ => None,
+            }),
             remote,
             remote_kind: self
                 .remote_candidates

@@ -6,11 +6,13 @@ use common::*;
 use remotemedia_link::{Link, LinkConfig, LinkError, LinkState, MessageKind};
 use remotemedia_media::VideoCodec;
 use remotemedia_testkit::{Path, Random};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 fn link(config: LinkConfig) -> Link {
     let mut link = Link::new(Instant::now(), config, certificate()).expect("a link");
-    link.add_local_candidate("192.0.2.7:4000".parse().expect("an address")).expect("a candidate");
+    link.add_local_candidate("192.0.2.7:4000".parse::<SocketAddr>().expect("an address"))
+        .expect("a candidate");
     link
 }
 
@@ -302,13 +304,14 @@ fn candidates_wait_are_counted_and_bounded() {
     a.add_remote_candidate("candidate:1 1 tcp 1 192.0.2.1 9 typ host tcptype active", None, None)
         .expect("counted");
     a.add_remote_candidate("", Some("0"), Some(0)).expect("the end of candidates");
+    a.resolve_candidate("x.local", None);
     assert_eq!((a.drops().candidate_mdns, a.drops().candidate_tcp), (1, 1));
     assert!(matches!(
         a.add_remote_candidate("candidate:nonsense", None, None),
         Err(LinkError::BadCandidate(_))
     ));
     let _ = a.create_offer(now, false).expect("an offer");
-    assert!(a.add_local_candidate("0.0.0.0:1".parse().expect("an address")).is_err());
+    assert!(a.add_local_candidate("0.0.0.0:1".parse::<SocketAddr>().expect("an address")).is_err());
 }
 
 /// Candidates reach the peer only by trickle, some before the description they belong to.
