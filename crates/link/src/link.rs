@@ -33,6 +33,8 @@ use std::time::Instant;
 pub const MAX_HELD_DATAGRAMS: usize = 32;
 /// Candidates that wait for a description, and candidates taken in one ICE generation.
 pub const MAX_QUEUED_CANDIDATES: usize = 64;
+/// Candidates whose `.local` name is being resolved.
+pub(crate) const MAX_NAMED_CANDIDATES: usize = 16;
 /// A held datagram is a handshake record or an early media packet; nothing longer is worth holding.
 const MAX_HELD_BYTES: usize = 1500;
 pub(crate) const MAX_QUEUED_RTP: usize = 4096;
