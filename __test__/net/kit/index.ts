@@ -1,0 +1,58 @@
+/** What the tests of networks stand on. */
+import { Lab } from './lab.js'
+import { obstacle } from './system.js'
+
+export { Agent } from './agent.js'
+export { Coturn, hasCoturn } from './coturn.js'
+export { Host, ipOf, Lab, sweep } from './lab.js'
+export { Signaling } from './signaling.js'
+export { now, obstacle, sleep, until } from './system.js'
+
+/** Tests that make networks. Where that is not possible they are skipped, loudly; in CI as root that is a failure. */
+export function describeNet(name: string, body: () => void): void {
+  if (obstacle === null) {
+    describe(name, body)
+    return
+  }
+  if (process.env.CI && process.getuid?.() === 0) {
+    test(`${name}: networks can be made here`, () => {
+      throw new Error(obstacle as string)
+    })
+    return
+  }
+  console.warn(`SKIPPED: ${name}: ${obstacle}`)
+  describe(name, () => {
+    test.skip(`${obstacle}`, () => {})
+  })
+}
+
+/** One test in a laboratory of its own. */
+export type Scenario = (lab: Lab) => Promise<void>
+
+/** Runs one scenario and tidies up after it. */
+export async function inLab(scenario: Scenario): Promise<void> {
+  const lab = new Lab()
+  try {
+    await scenario(lab)
+  } finally {
+    await lab.close()
+  }
+}
+
+/**
+ * Tests that mostly wait, run at the same time in laboratories of their own: all begin with the first, and each reports as a test
+ * by itself.
+ */
+export function together(scenarios: Record<string, Scenario>, timeoutMs: number): void {
+  const results = new Map<string, Promise<void>>()
+  beforeAll(() => {
+    for (const [name, scenario] of Object.entries(scenarios)) {
+      const result = inLab(scenario)
+      // Its own test tells of a failure, which may come before that test's turn.
+      result.catch(() => {})
+      results.set(name, result)
+    }
+  })
+  // One that hangs must not outlive its test: its laboratory goes when the process does.
+  for (const name of Object.keys(scenarios)) test(name, async () => results.get(name), timeoutMs)
+}
