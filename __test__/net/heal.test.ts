@@ -1,0 +1,222 @@
+import { Call, longestGap, mediaBack, missing } from './kit/call.js'
+import { figure, tellFigures } from './kit/figures.js'
+import { type Agent, describeNet, type Lab, now, sleep, together } from './kit/index.js'
+
+// What a call survives, and how soon it is back. Both peers send 50 numbered messages a second on the reliable channel, and a tone,
+// all the time; the receivers' processes say what came and when.
+
+afterAll(tellFigures)
+
+/** Frames that a receiver may make up or do without when a busy machine delays one: none of them is a hole in the call. */
+const audioLosses = async (agent: Agent, peer: string) => {
+  const stats = await agent.stats(peer)
+  const inbound = stats.find((s) => s.type === 'inbound-rtp' && s.kind === 'audio')!
+  return { lost: inbound.packetsLost as number, concealed: inbound.concealmentEvents as number }
+}
+
+const negotiation = async (agent: Agent, since: number) =>
+  (await agent.signals(since)).filter(({ kind }) => kind !== 'candidate').map(({ kind }) => kind)
+
+const two = async (lab: Lab) => ({ alice: await lab.host('alice'), bob: await lab.host('bob') })
+
+/** Both hear each other again within 5 s, over the same channel, with nothing lost. */
+async function expectHealed(call: Call, what: string, healedAt: number, brokenAt: number): Promise<void> {
+  const [alice, bob] = [call.peer('alice'), call.peer('bob')]
+  const [there, back] = await Promise.all([
+    mediaBack(bob, 'alice', healedAt),
+    mediaBack(alice, 'bob', healedAt),
+  ])
+  figure(`${what}: media back after`, Math.max(there, back))
+  expect(await call.faults()).toEqual([])
+  for (const [agent, peer] of [
+    [alice, 'bob'],
+    [bob, 'alice'],
+  ] as const) {
+    const events = agent.events.filter(({ at }) => at >= brokenAt).map(({ event }) => event)
+    expect(events).not.toContain('peerleft')
+    expect(events).not.toContain('peerjoined')
+    expect(events).not.toContain('channel')
+    expect(agent.statesOf(peer, brokenAt)).not.toContain('failed')
+    expect(agent.statesOf(peer, brokenAt)).not.toContain('new')
+    expect((await agent.peers()).map(({ id, state }) => [id, state])).toEqual([[peer, 'connected']])
+  }
+  expect(Math.max(there, back)).toBeLessThan(5000)
+}
+
+/** The last descriptions of both sides name other ICE credentials than the first. */
+async function expectRestarted(call: Call, brokenAt: number): Promise<void> {
+  const [alice, bob] = [call.peer('alice'), call.peer('bob')]
+  const all = [...(await alice.signals()), ...(await bob.signals())]
+  const before = new Set(all.filter(({ at }) => at < brokenAt).map(({ ufrag }) => ufrag))
+  const after = all.filter(({ at, ufrag }) => at >= brokenAt && ufrag).map(({ ufrag }) => ufrag)
+  expect(after.length).toBeGreaterThanOrEqual(2)
+  for (const ufrag of after) expect(before).not.toContain(ufrag)
+}
+
+describeNet('a call', () => {
+  together(
+    {
+      'goes on without a gap while the signaling server is dead, and the room is whole again soon after its return':
+        async (lab) => {
+          const call = await Call.open(lab, { ...(await two(lab)), carol: await lab.host('carol') })
+          await call.talk({ video: true })
+          const agents = [...call.peers.values()]
+          const calmFrom = now()
+          await sleep(3000)
+          const killedAt = now()
+          await call.signaling.kill()
+          await sleep(3000)
+          await call.signaling.start()
+          const startedAt = now()
+          const back = await Promise.all(
+            agents.map((agent) =>
+              agent.event((e) => e.event === 'signalingback', 'signaling', { since: killedAt }),
+            ),
+          )
+          figure(
+            'signaling restarted: last client back after',
+            Math.max(...back.map(({ at }) => at - startedAt)),
+          )
+          await sleep(2000)
+          const end = now()
+          for (const agent of agents) {
+            const others = agents.filter((one) => one !== agent).map(({ name }) => name)
+            for (const other of others) {
+              const audio = await agent.media(other, 'audio', calmFrom)
+              const during = longestGap(audio, killedAt, end)
+              const calm = longestGap(audio, calmFrom, killedAt)
+              figure(
+                `signaling dead: ${agent.name} hears ${other}, longest wait calm/dead`,
+                `${Math.round(calm.ms)}/${Math.round(during.ms)} ms`,
+              )
+              expect(missing(audio, 20_000)).toBe(0)
+              expect(await audioLosses(agent, other)).toEqual({ lost: 0, concealed: 0 })
+              // Nothing but the machine's own delays, which the calm seconds show.
+              expect(during.ms).toBeLessThan(Math.max(200, 2 * calm.ms))
+              expect((await agent.media(other, 'video', killedAt)).length).toBeGreaterThan(
+                0.8 * 15 * ((end - killedAt) / 1000),
+              )
+              expect(agent.statesOf(other, killedAt)).toEqual([])
+            }
+            const events = agent.events.filter(({ at }) => at >= killedAt).map(({ event }) => event)
+            expect(events).not.toContain('peerleft')
+            expect(events).not.toContain('peerjoined')
+            expect((await agent.peers()).map(({ id }) => id)).toEqual(others.sort())
+            expect(await negotiation(agent, killedAt)).toEqual([])
+          }
+          for (const { at } of back) expect(at - startedAt).toBeLessThan(5000)
+          expect(await call.faults()).toEqual([])
+          // The room works: who comes now meets everyone.
+          await call.join('dave', await lab.host('dave'))
+          await call.connected()
+        },
+
+      'is not renegotiated when its network is gone for 3 s': async (lab) => {
+        const hosts = await two(lab)
+        const call = await Call.open(lab, hosts)
+        await call.talk()
+        const brokenAt = now()
+        hosts.alice.cut()
+        await sleep(3000)
+        hosts.alice.heal()
+        const healedAt = now()
+        await expectHealed(call, 'network gone 3 s', healedAt, brokenAt)
+        for (const agent of call.peers.values()) {
+          expect(await negotiation(agent, brokenAt)).toEqual([])
+          expect(agent.events.filter((e) => e.event === 'peerstatechange' && e.at >= brokenAt)).toEqual([])
+        }
+      },
+
+      'restarts ICE when its network was gone for 30 s': async (lab) => {
+        const hosts = await two(lab)
+        const call = await Call.open(lab, hosts)
+        await call.talk()
+        const brokenAt = now()
+        hosts.alice.cut()
+        const silent = await call.peer('bob').state('alice', 'disconnected', { since: brokenAt })
+        figure('network gone 30 s: disconnected after', silent.at - brokenAt)
+        await sleep(30_000 - (now() - brokenAt))
+        hosts.alice.heal()
+        const healedAt = now()
+        await expectHealed(call, 'network gone 30 s', healedAt, brokenAt)
+        await expectRestarted(call, brokenAt)
+      },
+
+      'restarts ICE when its cable was out for 30 s': async (lab) => {
+        const hosts = await two(lab)
+        const call = await Call.open(lab, hosts)
+        await call.talk()
+        const brokenAt = now()
+        hosts.alice.unplug()
+        await sleep(30_000)
+        hosts.alice.plug()
+        const healedAt = now()
+        await expectHealed(call, 'cable out 30 s', healedAt, brokenAt)
+        await expectRestarted(call, brokenAt)
+      },
+
+      "follows a peer's new address": async (lab) => {
+        const hosts = await two(lab)
+        const call = await Call.open(lab, hosts)
+        await call.talk()
+        const brokenAt = now()
+        hosts.alice.renumber()
+        await expectHealed(call, 'new address', brokenAt, brokenAt)
+      },
+
+      'follows a NAT that forgot its mappings': async (lab) => {
+        const home = await lab.nat('home')
+        const hosts = { alice: await lab.host('alice', { behind: home }), bob: await lab.host('bob') }
+        const call = await Call.open(lab, hosts)
+        await call.talk()
+        const brokenAt = now()
+        home.rebind()
+        await expectHealed(call, 'NAT rebinding', brokenAt, brokenAt)
+      },
+
+      'survives the stall of a process for 2 s': async (lab) => {
+        const call = await Call.open(lab, await two(lab))
+        await call.talk()
+        const stalledAt = now()
+        await call.peer('alice').signal('SIGSTOP')
+        await sleep(2000)
+        await call.peer('alice').signal('SIGCONT')
+        const awakeAt = now()
+        await expectHealed(call, 'process stalled 2 s', awakeAt, stalledAt)
+        for (const agent of call.peers.values()) {
+          expect(agent.events.filter((e) => e.event === 'peerstatechange' && e.at >= stalledAt)).toEqual([])
+          expect(await negotiation(agent, stalledAt)).toEqual([])
+        }
+      },
+
+      'lets a killed peer go, and keeps nothing of it': async (lab) => {
+        const hosts = await two(lab)
+        const call = await Call.open(lab, { ...hosts, carol: await lab.host('carol') })
+        const alice = call.peer('alice')
+        await call.talk()
+        const before = await alice.census()
+        const killedAt = now()
+        await call.peer('bob').signal('SIGKILL')
+        const seen = await alice.state('bob', 'disconnected', { since: killedAt, timeoutMs: 30_000 })
+        figure('peer killed: disconnected after', seen.at - killedAt)
+        const left = await alice.event((e) => e.event === 'peerleft' && e.peerId === 'bob', 'bob left', {
+          since: killedAt,
+          timeoutMs: 40_000,
+        })
+        figure('peer killed: gone after', left.at - killedAt)
+        expect((await alice.peers()).map(({ id, state }) => [id, state])).toEqual([['carol', 'connected']])
+        expect((await alice.stats()).filter(({ peerId }) => peerId === 'bob')).toEqual([])
+        const after = await alice.census()
+        expect(after.threads).toBeLessThanOrEqual(before.threads)
+        expect(after.sockets).toBeLessThanOrEqual(before.sockets)
+        expect(after.files).toBeLessThanOrEqual(before.files)
+        // The others were not disturbed.
+        expect(alice.statesOf('carol', killedAt)).toEqual([])
+        expect(await call.faults({ without: ['bob'] })).toEqual([])
+        expect(seen.at - killedAt).toBeLessThan(7000)
+        expect(left.at - killedAt).toBeLessThan(30_000)
+      },
+    },
+    100_000,
+  )
+})
