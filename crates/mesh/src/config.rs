@@ -23,13 +23,13 @@ pub struct MeshConfig {
     pub connect_timeout: Duration,
     /// How long those present wait for a newcomer's offer before they offer themselves. Default 3 s.
     pub offer_grace: Duration,
-    /// How long a link that was connected may stay silent, with the peer still in the room, while ICE restarts are tried.
-    /// After that it has failed and is built anew. Default 150 s.
+    /// How long a link that was connected may stay silent while ICE restarts are tried. After that it has failed and is
+    /// built anew. Default 150 s.
     pub grace: Duration,
-    /// When a peer's membership ends without a word of its own (its signaling socket is gone), keep its link as long as it
-    /// is up: only when that ends too has the peer left. Default `false`: the link is destroyed at once.
-    pub keep_link_after_left: bool,
-    /// When a failed link is tried again.
+    /// How long a peer is kept whose link is silent and whose membership ended without a word of its own (its signaling
+    /// socket is gone), counted from when both are so. A link that is up outlives its peer's membership. Default 20 s.
+    pub left_grace: Duration,
+    /// When a failed link is tried again, and whether ICE restarts of our own are made at all.
     pub retry: Retry,
     /// Bounds on what others can make us keep.
     pub limits: Limits,
@@ -50,7 +50,7 @@ impl MeshConfig {
             connect_timeout: Duration::from_secs(10),
             offer_grace: Duration::from_secs(3),
             grace: Duration::from_secs(150),
-            keep_link_after_left: false,
+            left_grace: Duration::from_secs(20),
             retry: Retry::default(),
             limits: Limits::default(),
             seed: 0,
@@ -69,7 +69,7 @@ impl MeshConfig {
 /// `offer_grace` more.
 #[derive(Clone, Debug)]
 pub struct Retry {
-    /// Try again at all. Default `true`.
+    /// Try again at all, and restart ICE when a link falls silent. Default `true`.
     pub enabled: bool,
     /// Attempts in a row before the peer is left in `failed`. A connection, a rejoin or a connect request
     /// starts the count anew. Default `None`: no limit.

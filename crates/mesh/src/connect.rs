@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::peer::{Parked, Peer, Phase, Presence};
-use crate::{Action, ConnectError, Mesh, PeerId, PeerState, Reason, RequestId, Signal, Time, Warning};
+use crate::{Action, ConnectError, Mesh, PeerId, PeerState, Reason, RequestId, Time, Warning};
 
 /// After this many repetitions without an answer, a connected link is given up.
 const MAX_RESENDS: u32 = 3;
@@ -31,6 +31,7 @@ impl Mesh {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         (peer.parked, peer.keep) = (None, true);
         match &peer.link {
+            Some(link) if link.is_silent() => self.restart_silent(&id, Duration::ZERO),
             Some(link) if link.up && (link.channel_open || !data) => self.fulfil(&id),
             Some(_) => {}
             None => {
@@ -179,20 +180,21 @@ impl Mesh {
 
     /// What was going on took too long.
     pub(crate) fn on_link_overdue(&mut self, id: &PeerId) {
-        let (online, next) = (self.online, self.now + self.config.connect_timeout);
+        let next = self.now + self.config.connect_timeout;
+        let reachable = self.reachable(id);
         let Some(link) = self.link_mut(id) else { return };
         if !link.up {
             return self.fail_link(id, Reason::ConnectTimeout);
         }
         match &link.phase {
             Phase::Stable => link.deadline = None,
+            // Healing has its own times, and its own end.
+            Phase::HaveLocalOffer(_) if link.healing.due.is_some() => link.deadline = Some(next),
             // The link works, so a lost offer or answer is no reason to end it. The peer answers a repeated offer again.
-            Phase::HaveLocalOffer(sdp) if link.resends < MAX_RESENDS || !online => {
-                let sdp = sdp.clone();
+            Phase::HaveLocalOffer(_) if link.resends < MAX_RESENDS || !reachable => {
                 link.deadline = Some(next);
-                if online {
-                    link.resends += 1;
-                    self.signal(id, Signal::Offer(sdp));
+                if reachable {
+                    self.repeat_offer(id);
                 }
             }
             _ => self.rebuild_link(id, Reason::NegotiationTimeout),

@@ -214,7 +214,7 @@ pub enum Action {
     CreateOffer {
         /// On which link.
         link: LinkId,
-        /// With new ICE credentials.
+        /// With new ICE credentials. The pair in use stays in use until the answer is there.
         ice_restart: bool,
     },
     /// Set this offer, make the answer and set that; report [`Input::AnswerCreated`].
@@ -231,8 +231,8 @@ pub enum Action {
         /// The description.
         sdp: String,
     },
-    /// Take our own offer back (JSEP rollback). Only on a link that was negotiated before; `AcceptOffer` follows. If it cannot
-    /// be done, report [`Input::NegotiationFailed`] once for both.
+    /// Take our own offer back (JSEP rollback). Only on a link that was negotiated before. `AcceptOffer` follows, but for an ICE
+    /// restart that is given up because nobody answers. If it cannot be done, report [`Input::NegotiationFailed`] once for both.
     Rollback {
         /// On which link.
         link: LinkId,

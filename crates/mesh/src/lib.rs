@@ -24,6 +24,7 @@
 
 mod config;
 mod connect;
+mod healing;
 mod io;
 mod mesh;
 mod negotiation;

@@ -114,7 +114,10 @@ impl Mesh {
             Input::Candidate { peer, candidate } => self.on_candidate(&peer, candidate),
             Input::SignalError { peer, code, message } => self.on_signal_error(&peer, code, message),
             Input::SignalingLost => self.online = false,
-            Input::SignalingRestored => self.online = true,
+            Input::SignalingRestored => {
+                self.online = true;
+                self.restart_all_silent();
+            }
             Input::OfferCreated { link, sdp } => {
                 self.report(link, |mesh, peer| mesh.on_offer_created(peer, sdp))
             }
@@ -162,7 +165,7 @@ impl Mesh {
         for id in missing {
             // A server that was restarted does not know yet who is still in a call with us.
             match self.peers.get_mut(&id) {
-                Some(peer) if peer.is_up() => peer.presence = Presence::Missing,
+                Some(peer) if peer.is_up() => peer.is_missing(self.now),
                 _ => self.remove_peer(&id, Reason::Missing),
             }
         }
@@ -175,6 +178,7 @@ impl Mesh {
                 self.offer_after(&id, std::time::Duration::ZERO);
             }
         }
+        self.restart_all_silent();
     }
 
     fn on_joined(&mut self, announcement: PeerAnnouncement) {
@@ -188,17 +192,20 @@ impl Mesh {
         match &mut peer.link {
             // It may be another process by now, or the same one that joined again. If it offers we shall know from
             // the offer; if our own offer is out, it may never be answered.
-            Some(link) => link.suspect = matches!(link.phase, Phase::HaveLocalOffer(_)),
+            Some(link) => {
+                link.suspect = matches!(link.phase, Phase::HaveLocalOffer(_));
+                self.restart_after_joined(&id);
+            }
             None => self.offer_after(&id, wait),
         }
     }
 
     fn on_left(&mut self, id: &PeerId) {
-        let keep = self.config.keep_link_after_left;
+        let now = self.now;
         let Some(peer) = self.peers.get_mut(id) else { return };
-        if keep && peer.is_up() {
-            peer.presence = Presence::Missing;
-            return;
+        // Only its signaling is gone, as far as we can tell.
+        if peer.is_up() {
+            return peer.is_missing(now);
         }
         let said = match &peer.reason {
             Reason::Disconnected(text) => Reason::Disconnected(text.clone()),
@@ -342,16 +349,9 @@ impl Mesh {
             // A link begins like this, which is `Connecting` for us already; after that it tells of lost contact.
             LinkState::New | LinkState::Connecting | LinkState::Disconnected => {
                 if self.peers.get(id).is_some_and(Peer::is_up) && state != LinkState::New {
-                    self.set_state(id, state, Reason::Interrupted);
+                    self.link_silent(id, state);
                 }
             }
-        }
-    }
-
-    /// The path moved: find another one before the silence is noticed.
-    fn on_path_suspect(&mut self, id: &PeerId) {
-        if self.peers.get(id).is_some_and(Peer::is_up) {
-            self.restart_ice(id);
         }
     }
 
@@ -387,9 +387,12 @@ impl Mesh {
         if !std::mem::replace(&mut link.up, true) {
             let busy = link.phase != Phase::Stable;
             link.deadline = busy.then(|| self.now + self.config.connect_timeout);
+            link.healing.connected_at = self.now;
         }
+        link.is_well(self.now);
+        let open = link.channel_open || !self.config.data;
         self.set_state(id, PeerState::Connected, Reason::LinkUp);
-        if !self.config.data {
+        if open {
             self.fulfil(id);
         }
     }
@@ -469,6 +472,8 @@ impl Mesh {
             self.peers.iter().filter(|(_, p)| overdue(p)).map(|(id, _)| id.clone()).collect();
         due.iter().for_each(|id| self.on_link_overdue(id));
 
+        self.run_healing();
+
         let to_offer = |id: &PeerId, peer: &Peer| self.offer_due(id, peer).is_some_and(|at| at <= now);
         let due: Vec<PeerId> =
             self.peers.iter().filter(|(id, p)| to_offer(id, p)).map(|(id, _)| id.clone()).collect();
@@ -476,8 +481,9 @@ impl Mesh {
 
         let links = self.peers.values().filter_map(|peer| peer.link.as_ref()?.deadline);
         let offers = self.peers.iter().filter_map(|(id, peer)| self.offer_due(id, peer));
-        self.next_due =
-            self.requests.values().map(|request| request.deadline).chain(links).chain(offers).min();
+        let healing = self.peers.values().flat_map(|peer| self.healing_due(peer));
+        let requests = self.requests.values().map(|request| request.deadline);
+        self.next_due = requests.chain(links).chain(offers).chain(healing).min();
     }
 }
 
@@ -516,6 +522,10 @@ pub struct Counters {
     pub dropped_local_candidates: u64,
     /// Links that failed.
     pub failed_links: u64,
+    /// ICE restarts begun by us.
+    pub ice_restarts: u64,
+    /// Offers repeated because no answer came.
+    pub repeated_offers: u64,
 }
 
 pub(crate) fn valid_id(id: &str) -> bool {

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use crate::mesh::valid_id;
 use crate::peer::{Parked, Peer, Phase, Presence};
-use crate::sdp::Session;
+use crate::sdp::{Session, ice_ufrag};
 use crate::{Action, ConnectError, IceCandidate, Mesh, PeerId, PeerState, Reason, Signal, Warning, codes};
 
 impl Mesh {
@@ -80,6 +80,9 @@ impl Mesh {
     fn answer_anew(&mut self, id: &PeerId, sdp: String, session: Session, reason: Reason) {
         self.take_link(id);
         let link = self.create_link(id, false, Some(session), reason);
+        if let Some(made) = self.link_mut(id) {
+            made.remote_ufrag = ice_ufrag(&sdp);
+        }
         self.act(Action::AcceptOffer { link, sdp });
     }
 
@@ -90,7 +93,9 @@ impl Mesh {
         peer.candidates_seen = peer.held.len();
         let Some(link) = &mut peer.link else { return };
         link.phase = Phase::AcceptingOffer { again: true, rolled_back };
+        link.remote_ufrag = ice_ufrag(&sdp);
         link.needed |= rolled_back;
+        link.healing.restarting = false;
         link.ignoring = false;
         link.deadline = link.deadline.or(Some(deadline));
         let link = link.id;
@@ -104,7 +109,7 @@ impl Mesh {
         if self.is_self(id) {
             return;
         }
-        let session = self.session_of(&sdp);
+        let (session, ufrag) = (self.session_of(&sdp), ice_ufrag(&sdp));
         let Some(peer) = self.peers.get_mut(id) else {
             self.counters.unexpected_answers += 1;
             return;
@@ -128,8 +133,15 @@ impl Mesh {
             }
             // The peer answered on a new link, where the offer of our old one can't be of use.
             (Phase::HaveLocalOffer(_), Some(_)) if other_session => self.rebuild_link(id, Reason::Restarted),
+            // A late answer to an offer before the restart: it would pair our new credentials with the peer's old ones.
+            (Phase::HaveLocalOffer(_), Some(_))
+                if link.healing.restarting && ufrag.is_some() && ufrag == link.remote_ufrag =>
+            {
+                self.counters.unexpected_answers += 1;
+            }
             (Phase::HaveLocalOffer(_), Some(session)) => {
                 link.phase = Phase::AcceptingAnswer;
+                link.remote_ufrag = ufrag;
                 link.session = Some(session);
                 (link.ignoring, link.suspect) = (false, false);
                 peer.candidates_seen = held;
@@ -171,8 +183,13 @@ impl Mesh {
     }
 
     pub(crate) fn on_signal_error(&mut self, id: &PeerId, code: i32, message: String) {
-        let refused = || Reason::Refused { code, message: crate::mesh::clip(message) };
+        let refused = || match code {
+            codes::SESSION_LIMIT => Reason::PeerLimit,
+            _ => Reason::Refused { code, message: crate::mesh::clip(message) },
+        };
         let Some(link) = self.link_mut(id) else { return };
+        // A peer that has no place for a link that it has has given that up.
+        let forgotten = link.is_silent() && code == codes::SESSION_LIMIT;
         let first_offer = !link.up && matches!(link.phase, Phase::HaveLocalOffer(_));
         match code {
             // A candidate's trouble, or a crossing that resolves itself.
@@ -183,7 +200,7 @@ impl Mesh {
                 self.drop_link(id, PeerState::Failed, refused());
                 self.forget_unannounced(id);
             }
-            _ if first_offer => {
+            _ if first_offer || forgotten => {
                 if code == codes::SESSION_LIMIT {
                     self.fail_requests(id, &ConnectError::PeerLimit);
                 }
@@ -204,6 +221,7 @@ impl Mesh {
         }
         link.phase = Phase::HaveLocalOffer(sdp.clone());
         link.resends = 0;
+        link.sent.clear();
         self.signal(id, Signal::Offer(sdp));
         self.flush_outbox(id);
     }
@@ -266,7 +284,12 @@ impl Mesh {
         link.candidates_out += 1;
         match link.phase {
             Phase::CreatingOffer | Phase::AcceptingOffer { .. } => link.outbox.push(candidate),
-            _ => self.signal(id, Signal::Candidate(candidate)),
+            _ => {
+                if matches!(link.phase, Phase::HaveLocalOffer(_)) {
+                    link.sent.push(candidate.clone());
+                }
+                self.signal(id, Signal::Candidate(candidate));
+            }
         }
     }
 
@@ -284,24 +307,15 @@ impl Mesh {
         self.act(Action::CreateOffer { link, ice_restart: false });
     }
 
-    /// An offer with new ICE credentials on the link there is, unless something is being negotiated already.
-    pub(crate) fn restart_ice(&mut self, id: &PeerId) {
-        let deadline = self.now + self.config.connect_timeout;
-        let Some(link) = self.link_mut(id).filter(|link| link.phase == Phase::Stable) else { return };
-        link.needed = false;
-        link.phase = Phase::CreatingOffer;
-        link.deadline = link.deadline.or(Some(deadline));
-        let link = link.id;
-        self.act(Action::CreateOffer { link, ice_restart: true });
-    }
-
     // ---- helpers
 
     /// A negotiation is done: the candidates that waited for it go on, and so does what waited to be negotiated.
-    fn settle(&mut self, id: &PeerId) {
+    pub(crate) fn settle(&mut self, id: &PeerId) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let Some(link) = &mut peer.link else { return };
         link.phase = Phase::Stable;
+        (link.healing.restarting, link.ignoring) = (false, false);
+        link.sent.clear();
         if link.up {
             link.deadline = None;
         }
@@ -322,6 +336,9 @@ impl Mesh {
         let Some(link) = self.link_mut(id) else { return };
         let waiting = std::mem::take(&mut link.outbox);
         link.candidates_out = waiting.len();
+        if matches!(link.phase, Phase::HaveLocalOffer(_)) {
+            link.sent.clone_from(&waiting);
+        }
         for candidate in waiting {
             self.signal(id, Signal::Candidate(candidate));
         }

@@ -33,8 +33,10 @@ pub(crate) enum Presence {
     /// It offered before it was announced.
     Unannounced,
     Announced,
-    /// It has a link that is up, but signaling does not know it (any more).
-    Missing,
+    /// It has a link that was up, but signaling does not know it (any more).
+    Missing {
+        since: Time,
+    },
 }
 
 /// Who closed the link.
@@ -88,9 +90,16 @@ impl Peer {
         }
     }
 
-    /// The link is up, so that it is worth keeping whatever signaling says.
+    /// The link was up once, so that it is worth keeping whatever signaling says.
     pub(crate) fn is_up(&self) -> bool {
         self.link.as_ref().is_some_and(|link| link.up)
+    }
+
+    /// Signaling does not know it any more.
+    pub(crate) fn is_missing(&mut self, now: Time) {
+        if !matches!(self.presence, Presence::Missing { .. }) {
+            self.presence = Presence::Missing { since: now };
+        }
     }
 
     pub(crate) fn view<'a>(&'a self, id: &'a str) -> PeerView<'a> {
@@ -116,8 +125,11 @@ pub(crate) struct Link {
     pub(crate) phase: Phase,
     /// Who wrote the remote description; `None` until there is one.
     pub(crate) session: Option<Session>,
-    /// It was connected.
+    /// The ICE generation of the remote description.
+    pub(crate) remote_ufrag: Option<String>,
+    /// It was connected once.
     pub(crate) up: bool,
+    pub(crate) healing: Healing,
     pub(crate) channel_open: bool,
     /// When to give up what is going on.
     pub(crate) deadline: Option<Time>,
@@ -135,6 +147,26 @@ pub(crate) struct Link {
     pub(crate) outbox: Vec<IceCandidate>,
     /// Local candidates of this negotiation, sent or in the outbox.
     pub(crate) candidates_out: usize,
+    /// Those sent after the offer that is out, to be repeated with it.
+    pub(crate) sent: Vec<IceCandidate>,
+}
+
+/// What is done about a link that was up and is silent, or may soon be.
+#[derive(Debug, Default)]
+pub(crate) struct Healing {
+    /// Since when nothing is heard.
+    pub(crate) silent_since: Option<Time>,
+    /// When it was last connected (again).
+    pub(crate) connected_at: Time,
+    /// When to restart ICE, or to repeat the offer that is out, unless the link is back by then.
+    pub(crate) due: Option<Time>,
+    /// The offer that is made, or is out, restarts ICE.
+    pub(crate) restarting: bool,
+    /// Restarts of ours since the link was last well for a while, and when the last one was.
+    pub(crate) restarts: u32,
+    pub(crate) restarted_at: Option<Time>,
+    /// An address changed, which is why.
+    pub(crate) moved: bool,
 }
 
 impl Link {
@@ -150,7 +182,9 @@ impl Link {
             offerer,
             phase,
             session,
+            remote_ufrag: None,
             up: false,
+            healing: Healing::default(),
             channel_open: false,
             deadline: Some(deadline),
             resends: 0,
@@ -160,7 +194,13 @@ impl Link {
             suspect: false,
             outbox: Vec::new(),
             candidates_out: 0,
+            sent: Vec::new(),
         }
+    }
+
+    /// It was up and nothing is heard now.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.healing.silent_since.is_some()
     }
 
     /// The remote description that the peer's candidates belong to is set.

@@ -1,4 +1,4 @@
-//! The one line of an SDP that the mesh reads.
+//! The two lines of an SDP that the mesh reads.
 
 /// Which RTCPeerConnection wrote a description: user name and session id of its `o=` line. RFC 8866 §5.2 makes them
 /// unique, RFC 8829 §5.2.2 keeps them for the life of a connection and lets only the version count up. So an offer with the
@@ -21,9 +21,23 @@ impl Session {
     }
 }
 
+/// The first `a=ice-ufrag` (RFC 8839 §5.4): the name of an ICE generation. A description with another one than before
+/// restarts ICE, and an answer to a restart always has another one.
+pub(crate) fn ice_ufrag(sdp: &str) -> Option<String> {
+    let ufrag = sdp.lines().find_map(|line| line.trim_end().strip_prefix("a=ice-ufrag:"))?;
+    (ufrag.len() <= 256).then(|| ufrag.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_ice_generation_is_read_and_bounded() {
+        assert_eq!(ice_ufrag("v=0\r\na=ice-ufrag:abcd\r\na=ice-ufrag:efgh\r\n").as_deref(), Some("abcd"));
+        assert_eq!(ice_ufrag(&format!("a=ice-ufrag:{}", "x".repeat(257))), None);
+        assert_eq!(ice_ufrag("v=0\r\n"), None);
+    }
 
     #[test]
     fn the_version_is_not_part_of_the_session_but_the_id_is() {

@@ -62,6 +62,12 @@ pub enum Reason {
     LinkUp,
     /// The link reported it.
     Interrupted,
+    /// ICE starts anew, by us or by the peer, because the link fell silent.
+    IceRestart,
+    /// ICE starts anew because an address changed, ours or the peer's.
+    PathChanged,
+    /// The link was silent for the whole of `grace`.
+    Silent,
     /// The link reported it.
     LinkFailed,
     /// The peer closed the link.
@@ -106,6 +112,9 @@ impl Reason {
             Self::Rejoined => "rejoined",
             Self::LinkUp => "link-up",
             Self::Interrupted => "interrupted",
+            Self::IceRestart => "ice-restart",
+            Self::PathChanged => "path-changed",
+            Self::Silent => "silent",
             Self::LinkFailed => "link-failed",
             Self::ClosedByPeer => "closed-by-peer",
             Self::ConnectTimeout => "connect-timeout",

@@ -27,11 +27,16 @@ enum Op {
     Disconnect(usize, usize),
     Renegotiate(usize),
     Jump(usize, u64),
+    /// No path between the two.
+    Cut(usize, usize, u64),
+    /// Another address, which it notices or not.
+    Move(usize, bool),
 }
 
 fn op() -> impl Strategy<Value = Op> {
     let who = || 0..NAMES.len();
     let long = || prop_oneof![1..200 * MS, 1..12 * S];
+    let cut = || prop_oneof![1..4 * S, 1..30 * S, 1..200 * S];
     prop_oneof![
         6 => who().prop_map(Op::Join),
         1 => who().prop_map(Op::Leave),
@@ -43,6 +48,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (who(), who()).prop_map(|(a, b)| Op::Disconnect(a, b)),
         3 => who().prop_map(Op::Renegotiate),
         1 => (who(), long()).prop_map(|(n, us)| Op::Jump(n, us)),
+        3 => (who(), who(), cut()).prop_map(|(a, b, us)| Op::Cut(a, b, us)),
+        2 => (who(), any::<bool>()).prop_map(|(n, knows)| Op::Move(n, knows)),
     ]
 }
 
@@ -53,12 +60,13 @@ struct Plan {
     total_order: bool,
     lost_reports: u64,
     lost_signals: u64,
+    repeated_signals: u64,
+    late_signals: u64,
     rollback_works: bool,
     auto: [bool; 5],
     /// The first denies the second.
     denied: Option<(usize, usize)>,
     max_peers: usize,
-    keep_link_after_left: bool,
     ops: Vec<(u64, Op)>,
 }
 
@@ -68,24 +76,27 @@ fn plan() -> impl Strategy<Value = Plan> {
     let denied = prop_oneof![3 => Just(None), 1 => (0..5usize, 0..5usize).prop_map(Some)];
     let max_peers = prop_oneof![4 => Just(10), 1 => 0..4usize];
     let lost = || prop_oneof![Just(0), 0..100u64];
-    (any::<u64>(), prop_oneof![Just(MS), 1..400 * MS], any::<bool>(), lost(), lost(), any::<bool>())
+    let disorder = (lost(), lost(), lost(), lost());
+    (any::<u64>(), prop_oneof![Just(MS), 1..400 * MS], any::<bool>(), disorder, any::<bool>())
         .prop_flat_map(move |base| {
             let ops = prop::collection::vec((gap.clone(), op()), 2..40);
-            (Just(base), auto.clone(), denied.clone(), (max_peers.clone(), any::<bool>()), ops)
+            (Just(base), auto.clone(), denied.clone(), max_peers.clone(), ops)
         })
-        .prop_map(|(base, auto, denied, (max_peers, keep_link_after_left), ops)| {
-            let (seed, delay_us, total_order, lost_reports, lost_signals, rollback_works) = base;
+        .prop_map(|(base, auto, denied, max_peers, ops)| {
+            let (seed, delay_us, total_order, disorder, rollback_works) = base;
+            let (lost_reports, lost_signals, repeated_signals, late_signals) = disorder;
             Plan {
                 seed,
                 delay_us,
                 total_order,
                 lost_reports,
                 lost_signals,
+                repeated_signals,
+                late_signals,
                 rollback_works,
                 auto,
                 denied,
                 max_peers,
-                keep_link_after_left,
                 ops,
             }
         })
@@ -96,7 +107,6 @@ impl Plan {
         MeshConfig {
             auto_connect: self.auto[n],
             max_peers: self.max_peers,
-            keep_link_after_left: self.keep_link_after_left,
             deny_peers: self.denied.filter(|(by, _)| *by == n).map(|(_, whom)| vec![NAMES[whom].to_owned()]),
             seed: self.seed,
             ..MeshConfig::new(NAMES[n])
@@ -113,6 +123,8 @@ impl Plan {
             total_order: self.total_order,
             lost_reports: self.lost_reports,
             lost_signals: self.lost_signals,
+            repeated_signals: self.repeated_signals,
+            late_signals: self.late_signals,
             rollback_works: self.rollback_works,
         };
         let mut world = World::new(self.seed, net);
@@ -140,13 +152,18 @@ impl Plan {
                 }
                 Op::Renegotiate(n) => world.renegotiate(NAMES[n]),
                 Op::Jump(n, by) => world.jump(NAMES[n], by),
+                Op::Cut(a, b, us) => world.cut(NAMES[a], NAMES[b], us),
+                Op::Move(n, knows) => world.change_address(NAMES[n], knows),
             }
         }
         world.net =
             Net { rollback_works: self.rollback_works, total_order: self.total_order, ..Net::default() };
-        // The last outage ends within 14 s, a link without its other end fails after 15 s.
-        let lossless = self.lost_reports == 0 && self.lost_signals == 0;
-        world.run_for(15 * S + if lossless { 35 * S } else { 180 * S });
+        // The last signaling outage ends within 14 s. A link whose other end is gone is found out by the first restart, or
+        // at the latest when its grace is over.
+        let whole = world.whole_at() - world.now;
+        let orderly =
+            [self.lost_reports, self.lost_signals, self.repeated_signals, self.late_signals] == [0; 4];
+        world.run_for(whole + 15 * S + if orderly { 60 * S } else { 220 * S });
         (world, parted)
     }
 }

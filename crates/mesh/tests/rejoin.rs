@@ -134,7 +134,7 @@ fn nothing_is_offered_while_signaling_is_away_and_what_is_due_then_is_offered_af
 #[test]
 fn a_link_can_outlive_its_peers_membership_and_ends_it_when_it_ends() {
     let kept = || {
-        let mut bench = Bench::new(MeshConfig { keep_link_after_left: true, ..MeshConfig::new("z") });
+        let mut bench = Bench::new(MeshConfig::new("z"));
         bench.announced(&["a"]);
         bench.give(offer("a", 100, 1));
         let link = bench.link("a");

@@ -1,12 +1,15 @@
-//! A world of meshes under virtual time: a signaling server, and links that connect when both ends hold each other's
-//! description of one negotiation. The links check what an engine would insist on (never an offer on an offer, never a
-//! candidate before its description), and every run is a function of its seed.
+//! A world of meshes under virtual time: a signaling server, and links that connect when both ends hold each other's ICE
+//! generation and an address at which one reaches the other. Paths between nodes can be cut and addresses change, which links
+//! notice as an engine does. The links check what an engine would insist on (never an offer on an offer, never a candidate
+//! before its description), and every run is a function of its seed.
 #![allow(dead_code, missing_docs)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use remotemedia_mesh::*;
+
+mod ice;
 
 pub const MS: u64 = 1_000;
 pub const S: u64 = 1_000_000;
@@ -27,6 +30,12 @@ pub struct World {
     /// Session id -> the link that wrote it.
     sessions: BTreeMap<u64, (String, u32, LinkId)>,
     next_session: u64,
+    /// ICE generations, and addresses.
+    next_number: u64,
+    /// Pairs of nodes that have no path, and until when.
+    cuts: BTreeMap<(String, String), u64>,
+    /// Links made so far for each pair.
+    pub made: BTreeMap<(String, String), u64>,
     rng: u64,
     pub actions: u64,
     pub signals: u64,
@@ -42,14 +51,24 @@ pub struct Net {
     pub total_order: bool,
     /// Of 1000 reports of links, how many get lost.
     pub lost_reports: u64,
-    /// Of 1000 relayed signals, how many get lost.
+    /// Of 1000 relayed signals, how many get lost, how many come twice, and how many come out of order.
     pub lost_signals: u64,
+    pub repeated_signals: u64,
+    pub late_signals: u64,
     pub rollback_works: bool,
 }
 
 impl Default for Net {
     fn default() -> Self {
-        Self { delay_us: 20 * MS, total_order: true, lost_reports: 0, lost_signals: 0, rollback_works: true }
+        Self {
+            delay_us: 20 * MS,
+            total_order: true,
+            lost_reports: 0,
+            lost_signals: 0,
+            repeated_signals: 0,
+            late_signals: 0,
+            rollback_works: true,
+        }
     }
 }
 
@@ -63,6 +82,10 @@ pub struct Node {
     /// This node's clock is ahead of the world's.
     skew: u64,
     pub links: BTreeMap<LinkId, FakeLink>,
+    /// Where it is now.
+    address: u64,
+    /// It doesn't notice that its address changed, as behind a NAT.
+    blind: bool,
     pub seen: Vec<Action>,
     next_request: u64,
     pub open_requests: BTreeSet<RequestId>,
@@ -79,15 +102,53 @@ pub struct FakeLink {
     /// The session at the other end, once both ends are connected.
     pub mate: Option<u64>,
     pub candidates: usize,
+    ice: ice::Ice,
+    /// When ICE restarts of ours began, by the node's clock.
+    restarts: Vec<u64>,
 }
 
 enum Event {
-    ToServer { from: String, connection: u32, message: Message },
-    ToClient { to: String, incarnation: u32, connection: u32, input: Input },
-    Report { node: String, incarnation: u32, input: Input },
+    ToServer {
+        from: String,
+        connection: u32,
+        message: Message,
+    },
+    ToClient {
+        to: String,
+        incarnation: u32,
+        connection: u32,
+        input: Input,
+    },
+    Report {
+        node: String,
+        incarnation: u32,
+        input: Input,
+    },
     Establish(u64, u64),
-    Online { node: String, incarnation: u32, resumed: bool },
-    Left { node: String, incarnation: u32 },
+    /// Nothing was heard on a link since a while.
+    Quiet {
+        session: u64,
+        epoch: u64,
+    },
+    /// A link has been silent for as long as its engine waits.
+    GiveUp {
+        session: u64,
+        epoch: u64,
+    },
+    /// Somebody hears a peer from another address than the one in use.
+    Moved {
+        session: u64,
+    },
+    Rejoined((String, String)),
+    Online {
+        node: String,
+        incarnation: u32,
+        resumed: bool,
+    },
+    Left {
+        node: String,
+        incarnation: u32,
+    },
 }
 
 enum Message {
@@ -107,6 +168,9 @@ impl World {
             fifo: BTreeMap::new(),
             sessions: BTreeMap::new(),
             next_session: 1,
+            next_number: 1,
+            cuts: BTreeMap::new(),
+            made: BTreeMap::new(),
             rng: seed,
             actions: 0,
             signals: 0,
@@ -129,6 +193,8 @@ impl World {
             online: true,
             skew,
             links: BTreeMap::new(),
+            address: self.number(),
+            blind: false,
             seen: Vec::new(),
             next_request: 0,
             open_requests: BTreeSet::new(),
@@ -302,6 +368,15 @@ impl World {
                 }
             }
             Event::Establish(a, b) => self.establish(a, b),
+            Event::Quiet { session, epoch } => self.quiet(session, epoch),
+            Event::GiveUp { session, epoch } => self.give_up(session, epoch),
+            Event::Moved { session } => self.moved(session),
+            Event::Rejoined(pair) => {
+                if self.cuts.get(&pair).is_some_and(|until| *until <= self.now) {
+                    self.cuts.remove(&pair);
+                    self.look_at_paths();
+                }
+            }
             Event::Online { node, incarnation, resumed } => {
                 let it = self.nodes.get_mut(&node).unwrap();
                 if it.incarnation == incarnation && it.alive {
@@ -343,6 +418,7 @@ impl World {
                 if self.chance(self.net.lost_signals) {
                     return;
                 }
+                let (repeated, late) = (self.net.repeated_signals, self.net.late_signals);
                 let input = match signal {
                     Signal::Offer(sdp) => Input::Offer { peer, sdp },
                     Signal::Answer(sdp) => Input::Answer { peer, sdp },
@@ -350,6 +426,15 @@ impl World {
                     // The wire has no way to carry it.
                     Signal::Error { .. } => return,
                 };
+                if self.chance(repeated) {
+                    self.deliver(from, &to, input.clone());
+                }
+                if self.chance(late) {
+                    let to = to.to_string();
+                    let (incarnation, connection) = (self.nodes[&to].incarnation, self.nodes[&to].connection);
+                    let after = self.below(3 * self.net.delay_us);
+                    return self.schedule(after, Event::ToClient { to, incarnation, connection, input });
+                }
                 self.deliver(from, &to, input);
             }
         }
@@ -433,19 +518,30 @@ impl World {
                 assert!(node.links.values().all(|other| other.peer != peer), "{id}: two links to {peer}");
                 assert!(node.config.allows(&peer), "{id}: a link to {peer}, which is denied");
                 self.next_session += 1;
-                node.links.insert(link, FakeLink::new(peer, session));
+                *self.made.entry(pair(id, &peer)).or_default() += 1;
+                self.next_number += 1;
+                node.links.insert(link, FakeLink::new(peer, session, self.next_number));
                 self.sessions.insert(session, (id.to_owned(), incarnation, link));
             }
             Action::DestroyLink { link, .. } => {
                 let link = node.links.remove(&link).expect("destroys a link that is there");
-                self.hang_up(&link, true);
+                self.hang_up(id, &link, true);
             }
-            Action::CreateOffer { link, .. } => {
+            Action::CreateOffer { link, ice_restart } => {
+                let (address, clock) = (node.address, self.now + node.skew);
                 let it = node.links.get_mut(&link).expect("a live link");
                 assert!(!it.have_local_offer, "{id}: an offer on an offer");
+                if ice_restart {
+                    assert!(it.remote.is_some(), "{id}: restarts what never began");
+                    self.next_number += 1;
+                    it.ice.staged = Some(self.next_number);
+                    it.restarts.push(clock);
+                    let lately = it.restarts.iter().filter(|at| **at + 60 * S > clock).count();
+                    assert!(lately <= 30, "{id}: {lately} restarts in a minute");
+                }
                 it.have_local_offer = true;
                 it.version += 1;
-                let sdp = it.describe("offer");
+                let sdp = it.describe("offer", address);
                 self.report(id, link, Input::OfferCreated { link, sdp }, true);
                 self.gather(id, link);
             }
@@ -459,9 +555,13 @@ impl World {
                 assert!(!it.have_local_offer, "{id}: accepts an offer on its own");
                 it.remote = Some(session);
                 it.version += 1;
-                let sdp = it.describe(&format!("answer {session} {version}"));
-                self.report(id, link, Input::AnswerCreated { link, sdp }, true);
+                let ours = it.session;
+                self.ice_offered(ours, &sdp);
+                let node = &self.nodes[id];
+                let answer = node.links[&link].describe(&format!("answer {session} {version}"), node.address);
+                self.report(id, link, Input::AnswerCreated { link, sdp: answer }, true);
                 self.gather(id, link);
+                self.look_at_paths();
             }
             Action::AcceptAnswer { link, sdp } => {
                 let it = node.links.get_mut(&link).expect("a live link");
@@ -473,26 +573,27 @@ impl World {
                     return self.report(id, link, Input::NegotiationFailed { link, reason }, false);
                 }
                 it.remote = Some(theirs);
-                let fits = sdp.contains(&format!("answer {ours} "));
-                let new = it.mate.is_none();
-                self.report(id, link, Input::AnswerAccepted { link }, true);
                 // An answer to something else is accepted as well, and just never connects.
-                if fits && new {
-                    let after = MS + self.below(20 * MS);
-                    self.schedule(after, Event::Establish(ours, theirs));
-                }
+                self.report(id, link, Input::AnswerAccepted { link }, true);
+                self.ice_answered(ours, &sdp);
+                self.look_at_paths();
             }
             Action::Rollback { link } => {
                 let works = self.net.rollback_works;
                 let it = node.links.get_mut(&link).expect("a live link");
                 assert!(it.have_local_offer && it.remote.is_some(), "{id}: nothing to roll back to");
                 it.have_local_offer = false;
+                it.ice.staged = None;
                 it.rollback_failed = !works;
             }
-            Action::AddRemoteCandidate { link, .. } => {
+            Action::AddRemoteCandidate { link, candidate } => {
                 let it = node.links.get_mut(&link).expect("a live link");
                 assert!(it.remote.is_some(), "{id}: a candidate before its description");
                 it.candidates += 1;
+                if let Some(address) = candidate.candidate.strip_prefix("candidate:") {
+                    it.ice.remote_addresses.insert(address.parse().unwrap());
+                    self.look_at_paths();
+                }
             }
             Action::Signal { peer, signal } => self.upload(id, Message::Relay { to: peer, signal }),
             Action::Connected { request, .. } | Action::ConnectFailed { request, .. } => {
@@ -506,7 +607,8 @@ impl World {
     }
 
     fn gather(&mut self, id: &str, link: LinkId) {
-        for n in 0..2 {
+        let address = self.nodes[id].address;
+        for n in [address, 0] {
             let candidate = IceCandidate { candidate: format!("candidate:{n}"), ..IceCandidate::default() };
             self.report(id, link, Input::LocalCandidate { link, candidate }, true);
         }
@@ -519,39 +621,25 @@ impl World {
         Some((id, link, node.links.get_mut(&link)?))
     }
 
-    fn establish(&mut self, a: u64, b: u64) {
-        let Some((id_a, link_a, _)) = self.fake(a) else { return };
-        let Some((id_b, link_b, _)) = self.fake(b) else { return };
-        self.fake(a).unwrap().2.mate = Some(b);
-        self.fake(b).unwrap().2.mate = Some(a);
-        for (id, link) in [(id_a, link_a), (id_b, link_b)] {
-            let state = LinkState::Connected;
-            self.report(&id, link, Input::LinkState { link, state }, true);
-            self.report(&id, link, Input::ChannelOpen { link }, false);
-        }
-    }
-
     /// The other end of a link that ends hears of it: soon, or when ICE falls silent.
-    fn hang_up(&mut self, ended: &FakeLink, orderly: bool) {
+    fn hang_up(&mut self, ended_at: &str, ended: &FakeLink, orderly: bool) {
         let Some(mate) = ended.mate else { return };
         let told = orderly && self.chance(700);
         let Some((node, link, it)) = self.fake(mate) else { return };
         it.mate = None;
+        let told = told && !self.is_cut(&node, ended_at);
         let incarnation = self.nodes[&node].incarnation;
-        let states: &[(u64, LinkState)] = match told {
-            true => &[(5 * MS, LinkState::Closed)],
-            false => &[(5 * S, LinkState::Disconnected), (15 * S, LinkState::Failed)],
-        };
-        for (after, state) in states {
-            let input = Input::LinkState { link, state: *state };
-            self.schedule(*after, Event::Report { node: node.clone(), incarnation, input });
+        if told {
+            let input = Input::LinkState { link, state: LinkState::Closed };
+            self.schedule(5 * MS, Event::Report { node, incarnation, input });
         }
+        self.look_at_paths();
     }
 
     fn kill_links(&mut self, id: &str) {
         let Some(node) = self.nodes.get_mut(id) else { return };
         for link in std::mem::take(&mut node.links).into_values() {
-            self.hang_up(&link, false);
+            self.hang_up(id, &link, false);
         }
     }
 
@@ -566,7 +654,7 @@ impl World {
 }
 
 impl FakeLink {
-    fn new(peer: PeerId, session: u64) -> Self {
+    fn new(peer: PeerId, session: u64, generation: u64) -> Self {
         Self {
             peer,
             session,
@@ -576,12 +664,22 @@ impl FakeLink {
             remote: None,
             mate: None,
             candidates: 0,
+            ice: ice::Ice::new(generation),
+            restarts: Vec::new(),
         }
     }
 
-    fn describe(&self, what: &str) -> String {
-        format!("v=0\r\no=- {} {} IN IP4 127.0.0.1\r\ns={what} \r\n", self.session, self.version)
+    fn describe(&self, what: &str, address: u64) -> String {
+        let generation = self.ice.staged.unwrap_or(self.ice.local);
+        let (session, version) = (self.session, self.version);
+        format!(
+            "v=0\r\no=- {session} {version} IN IP4 127.0.0.1\r\ns={what} \r\na=ice-ufrag:{generation}\r\na=candidate:{address}\r\n"
+        )
     }
+}
+
+fn pair(a: &str, b: &str) -> (String, String) {
+    (a.min(b).to_owned(), a.max(b).to_owned())
 }
 
 fn parse(sdp: &str) -> (u64, u32) {
