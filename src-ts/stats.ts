@@ -103,6 +103,7 @@ function inbound(kind: 'audio' | 'video', s: InboundOut): Record<string, unknown
     frameWidth: s.width,
     frameHeight: s.height,
     pliCount: s.plis,
+    firCount: s.firs,
   }
 }
 

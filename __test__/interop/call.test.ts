@@ -258,6 +258,37 @@ describeWithBrowser('Chromium', () => {
     await node.close()
   })
 
+  test('that asks for a keyframe gets one', async () => {
+    const { node, page } = await meet('offers', { videoCodec: 'VP9' }, 'keyframe')
+    const camera = every(1000 / 15, (n) => {
+      using frame = VideoFrame.from(patternI420(320, 240, n), {
+        format: 'I420',
+        width: 320,
+        height: 240,
+        timestampUs: n * 66_667,
+      })
+      void node.sendToPeer('browser', { kind: 'video', frame })
+    })
+    await page.pictures('node', 5)
+    const before = (await page.stats('node')).video.received!
+    await page.requestKeyframe('node')
+    const until = Date.now() + 10_000
+    let after = before
+    while (after.keyFrames <= before.keyFrames && Date.now() < until) {
+      await page.pictures('node', 2)
+      after = (await page.stats('node')).video.received!
+    }
+    camera.stop()
+    expect(after.keyFrames).toBeGreaterThan(before.keyFrames)
+    expect(after.pliCount).toBe(before.pliCount + 1)
+    const ours = [...(await node.getStats('browser')).values()].find(
+      (s) => s.type === 'outbound-rtp' && s.kind === 'video',
+    )
+    expect(ours!.pliCount).toBe(after.pliCount)
+    await page.close()
+    await node.close()
+  })
+
   test('a peer without a common codec gets ERR_CODEC for video, and the rest goes on', async () => {
     const { node, page } = await meet(
       'offers',

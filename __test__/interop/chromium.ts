@@ -59,6 +59,7 @@ export interface BrowserPeer {
     timeoutMs?: number,
   ): Promise<StatsSummary>
   remoteSdp(remoteId: string): Promise<string>
+  requestKeyframe(remoteId: string): Promise<void>
   restartIce(remoteId: string): Promise<void>
   /** Adds one more video track by renegotiation. */
   addVideo(remoteId: string, width: number, height: number): Promise<void>
@@ -201,6 +202,7 @@ function wrap(page: Page, id: string): BrowserPeer {
       }
     },
     remoteSdp: (remote) => page.evaluate((r) => window.peer.remoteSdp(r), remote),
+    requestKeyframe: (remote) => page.evaluate((r) => window.peer.requestKeyframe(r), remote),
     restartIce: (remote) => page.evaluate((r) => window.peer.restartIce(r), remote),
     addVideo: (remote, width, height) =>
       page.evaluate(([r, w, h]) => window.peer.addVideo(r, w, h), [remote, width, height] as const),

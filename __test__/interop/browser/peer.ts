@@ -136,6 +136,11 @@ export class Peer {
     return this.#existing(remoteId).pc.remoteDescription?.sdp ?? ''
   }
 
+  /** Asks for a keyframe as a decoder does that can't go on. */
+  async requestKeyframe(remoteId: string): Promise<void> {
+    await this.#existing(remoteId).requestKeyframe()
+  }
+
   /** New ICE credentials by a new offer. */
   restartIce(remoteId: string): void {
     this.#existing(remoteId).restartIce()
@@ -313,6 +318,24 @@ class Link {
 
   restartIce(): void {
     this.pc.restartIce()
+  }
+
+  /** A transform that passes every frame on, and asks for a keyframe once, is where a page can say this. */
+  async requestKeyframe(): Promise<void> {
+    const receiver = this.pc.getReceivers().find(({ track }) => track.kind === 'video')
+    if (!receiver) throw new Error('there is no video receiver')
+    const work = `onrtctransform = async ({ transformer }) => {
+      void transformer.readable.pipeTo(transformer.writable)
+      await transformer.sendKeyFrameRequest()
+      postMessage('asked')
+    }`
+    const worker = new Worker(URL.createObjectURL(new Blob([work], { type: 'text/javascript' })))
+    const asked = new Promise<void>((resolve, reject) => {
+      worker.onmessage = () => resolve()
+      worker.onerror = ({ message }) => reject(new Error(message))
+    })
+    receiver.transform = new RTCRtpScriptTransform(worker, {})
+    await asked
   }
 
   addTrack(track: MediaStreamTrack): void {

@@ -73,6 +73,8 @@ pub struct InboundOut {
     pub nacks: f64,
     /// RTCP.
     pub plis: f64,
+    /// RTCP.
+    pub firs: f64,
     /// Pixels.
     pub width: u32,
     /// Pixels.
@@ -144,6 +146,7 @@ fn inbound(link: &remotemedia_transport::LinkInbound, media: &InboundStats) -> I
         concealed: media.concealed as f64,
         nacks: link.nacks_sent as f64,
         plis: link.plis_sent as f64,
+        firs: link.firs_sent as f64,
         width: media.width,
         height: media.height,
     }

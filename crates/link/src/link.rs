@@ -31,6 +31,8 @@ use std::time::Instant;
 
 /// Datagrams that wait for ICE (driver rule D2).
 pub const MAX_HELD_DATAGRAMS: usize = 32;
+/// First byte of a DTLS record with application data (RFC 6347, section 4.1).
+const APPLICATION_DATA: u8 = 23;
 /// Candidates that wait for a description, and candidates taken in one ICE generation.
 pub const MAX_QUEUED_CANDIDATES: usize = 64;
 /// Candidates whose `.local` name is being resolved.
@@ -463,8 +465,14 @@ impl Link {
             return;
         }
         if self.resend.at.is_some_and(|at| now >= at) {
-            self.stats.handshake_resends += self.resend.last.len() as u64;
-            self.transmits.extend(self.resend.last.iter().cloned());
+            // Once DTLS is through, a handshake record is only sent again to a peer that asks by doing so itself: some take
+            // an unasked one for a new handshake.
+            let through = self.state == LinkState::Connected;
+            let before = self.transmits.len();
+            let again =
+                self.resend.last.iter().filter(|t| !through || t.data.first() == Some(&APPLICATION_DATA));
+            self.transmits.extend(again.cloned());
+            self.stats.handshake_resends += (self.transmits.len() - before) as u64;
             self.resend.again(now);
         }
     }

@@ -8,6 +8,7 @@ use crate::tap;
 use bytes::Bytes;
 use remotemedia_media::{EncodedFrame, VideoCodec};
 use rtc::peer_connection::message::{RTCMessage, TaggedRTCMessage};
+use rtc::rtcp::payload_feedbacks::full_intra_request::{FirEntry, FullIntraRequest};
 use rtc::rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
 use rtc::rtp;
 use rtc::sansio::Protocol;
@@ -86,14 +87,23 @@ impl Link {
         Ok(count)
     }
 
-    /// Asks the peer for a keyframe with a PLI (RFC 4585, section 6.3.1). How often is the caller's matter.
+    /// Asks the peer for a keyframe with a PLI (RFC 4585, section 6.3.1), or with a FIR (RFC 5104, section 4.3.1) where its
+    /// description names only that. How often is the caller's matter.
     pub fn request_keyframe(&mut self, now: Instant) {
         let media_ssrc = tap::lock(&self.shared).remote_video;
         let (Some(media_ssrc), Ok(())) = (media_ssrc, self.check_sendable()) else { return };
-        let pli = PictureLossIndication { sender_ssrc: self.ssrcs.video, media_ssrc };
-        let message = RTCMessage::RtcpPacket("video".into(), vec![Box::new(pli)]);
+        let sender_ssrc = self.ssrcs.video;
+        let by_fir = self.video_codec.as_ref().is_some_and(|codec| codec.fir_only);
+        let request: Box<dyn rtc::rtcp::Packet> = if by_fir {
+            let entry = FirEntry { ssrc: media_ssrc, sequence_number: self.stats.video_in.firs_sent as u8 };
+            Box::new(FullIntraRequest { sender_ssrc, media_ssrc: 0, fir: vec![entry] })
+        } else {
+            Box::new(PictureLossIndication { sender_ssrc, media_ssrc })
+        };
+        let message = RTCMessage::RtcpPacket("video".into(), vec![request]);
         if self.pc.handle_write(TaggedRTCMessage { now, message }).is_ok() {
-            self.stats.video_in.plis_sent += 1;
+            let stats = &mut self.stats.video_in;
+            *(if by_fir { &mut stats.firs_sent } else { &mut stats.plis_sent }) += 1;
         }
         self.drain(now);
     }

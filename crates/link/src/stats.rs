@@ -89,6 +89,8 @@ pub struct InboundStats {
     pub nacks_sent: u64,
     /// PLI messages sent.
     pub plis_sent: u64,
+    /// FIR messages sent, to a peer that takes no PLI.
+    pub firs_sent: u64,
 }
 
 /// One kind of media out, with what the peer reported about it.
@@ -146,6 +148,7 @@ impl Link {
         let shared = tap::lock(&self.shared);
         (out.audio_in, out.video_in) = (shared.audio_in.stats, shared.video_in.stats);
         out.video_in.plis_sent = self.stats.video_in.plis_sent;
+        out.video_in.firs_sent = self.stats.video_in.firs_sent;
         for (to, from, sent) in [
             (&mut out.audio_out, shared.audio_out, self.stats.audio_out),
             (&mut out.video_out, shared.video_out, self.stats.video_out),

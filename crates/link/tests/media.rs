@@ -166,6 +166,36 @@ fn a_pli_asks_for_a_keyframe() {
 }
 
 #[test]
+fn a_peer_that_names_fir_alone_is_asked_by_fir() {
+    let mut pair = Pair::new(10, Path::clean(ms(5)), LinkConfig::default(), LinkConfig::default());
+    let now = pair.instant();
+    let offer = pair.peers[A].link.create_offer(now, false).expect("an offer");
+    let lines = offer.lines().filter(|l| !(l.starts_with("a=rtcp-fb") && l.ends_with("nack pli")));
+    let offer = lines.collect::<Vec<_>>().join("\r\n") + "\r\n";
+    let answer = pair.peers[B].link.accept_offer(now, &offer).expect("an answer");
+    pair.peers[A].link.accept_answer(now, &answer).expect("taken");
+    pair.settle();
+    assert!(pair.run_until(Duration::from_secs(5), |p| p.both_open()));
+    let mut random = Random::new(1);
+    for asked in 1..=3 {
+        let now = pair.instant();
+        let key = frame(&mut random, VideoCodec::Vp9, 0, 5000);
+        pair.peers[A].link.send_video(now, &key).expect("sent");
+        pair.settle();
+        pair.run_for(ms(50));
+        let now = pair.instant();
+        pair.peers[B].link.request_keyframe(now);
+        pair.settle();
+        pair.run_for(ms(50));
+        let heard = pair.peers[A].events.iter().filter(|e| matches!(e, LinkEvent::KeyframeRequested)).count();
+        assert_eq!(heard, asked);
+    }
+    let now = pair.instant();
+    let (a, b) = (pair.peers[A].link.stats(now).video_out, pair.peers[B].link.stats(now).video_in);
+    assert_eq!((b.firs_sent, b.plis_sent, a.firs_received, a.plis_received), (3, 0, 3, 0));
+}
+
+#[test]
 fn a_long_outage_ends_with_a_keyframe() {
     let codec = VideoCodec::Vp8;
     let mut pair = Pair::open(5, Path::clean(ms(10)), only(codec), only(codec));

@@ -5,8 +5,8 @@ mod common;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::Room;
-use remotemedia_media::{AudioFrame, FramePool, VideoCodec, VideoFrame};
+use common::{Room, pattern, psnr};
+use remotemedia_media::{AudioFrame, FramePool, VideoCodec};
 use remotemedia_transport::{Config, Event, Message, TransportError};
 
 fn messages(events: &[Event]) -> Vec<&Message> {
@@ -93,26 +93,6 @@ fn a_tone_is_heard_with_its_frequency_and_level() {
     assert!(level_db.abs() < 1.0, "level is off by {level_db:.2} dB");
     let crossings = steady.windows(2).filter(|w| w[0] <= 0.0 && w[1] > 0.0).count();
     assert!((439..=441).contains(&crossings), "{crossings} Hz");
-}
-
-fn pattern(pool: &FramePool, width: u32, height: u32, n: u32, timestamp_us: i64) -> VideoFrame {
-    let mut frame = pool.get(width, height).unwrap();
-    let [y, u, v] = frame.planes_mut();
-    for (row, line) in y.data.chunks_mut(y.stride).enumerate() {
-        for (col, p) in line.iter_mut().enumerate() {
-            let (x, r) = (col as f32 + 2.0 * n as f32, row as f32);
-            *p = (128.0 + 60.0 * (x / 23.0).sin() + 50.0 * (r / 31.0).cos()) as u8;
-        }
-    }
-    u.data.fill(100 + (n % 32) as u8);
-    v.data.fill(150 - (n % 32) as u8);
-    frame.freeze(timestamp_us)
-}
-
-fn psnr(a: &[u8], b: &[u8]) -> f64 {
-    let error: f64 =
-        a.iter().zip(b).map(|(x, y)| (f64::from(*x) - f64::from(*y)).powi(2)).sum::<f64>() / a.len() as f64;
-    10.0 * (255.0 * 255.0 / error.max(1e-9)).log10()
 }
 
 #[test]

@@ -44,6 +44,8 @@ pub(crate) struct RemoteCodec {
     pub codec: Option<VideoCodec>,
     pub payload_type: u8,
     pub rtx: Option<u8>,
+    /// It asks for keyframes, and answers such requests, by FIR (RFC 5104) and not by PLI (RFC 4585).
+    pub fir_only: bool,
 }
 
 /// Who begins DTLS (RFC 8842).
@@ -320,7 +322,9 @@ impl Judge<'_> {
             };
             if !out.iter().any(|c| c.codec == codec) {
                 let rtx = if video { rtx_of(pt) } else { None };
-                out.push(RemoteCodec { codec, payload_type: pt, rtx });
+                let feedback = feedbacks(section, pt);
+                let fir_only = feedback.contains(&"ccm fir") && !feedback.contains(&"nack pli");
+                out.push(RemoteCodec { codec, payload_type: pt, rtx, fir_only });
             }
         }
         out

@@ -6,7 +6,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use remotemedia_transport::{Config, Event, PeerAnnouncement, PeerId, Transport};
+use remotemedia_media::{FramePool, VideoFrame};
+use remotemedia_transport::{Config, Event, PeerAnnouncement, PeerId, Signal, Transport};
+
+/// Changes a signal of the member with this number on its way, or takes it away.
+type Tamper = Box<dyn Fn(usize, Signal) -> Option<Signal>>;
 
 /// One transport and what it told us that was not a signal.
 pub struct Member {
@@ -19,6 +23,7 @@ pub struct Member {
 #[derive(Default)]
 pub struct Room {
     pub members: Vec<Member>,
+    pub tamper: Option<Tamper>,
     bell: Arc<(Mutex<bool>, Condvar)>,
 }
 
@@ -91,7 +96,11 @@ impl Room {
             for event in events {
                 match event {
                     Event::Signal { peer, signal } => {
-                        if let Some(to) = index.get(&peer) {
+                        let signal = match &self.tamper {
+                            Some(tamper) => tamper(i, signal),
+                            None => Some(signal),
+                        };
+                        if let (Some(to), Some(signal)) = (index.get(&peer), signal) {
                             self.members[*to].transport.signal(from.clone(), signal);
                         }
                     }
@@ -100,4 +109,26 @@ impl Room {
             }
         }
     }
+}
+
+/// Picture `n` of a pattern that moves.
+pub fn pattern(pool: &FramePool, width: u32, height: u32, n: u32, timestamp_us: i64) -> VideoFrame {
+    let mut frame = pool.get(width, height).unwrap();
+    let [y, u, v] = frame.planes_mut();
+    for (row, line) in y.data.chunks_mut(y.stride).enumerate() {
+        for (col, p) in line.iter_mut().enumerate() {
+            let (x, r) = (col as f32 + 2.0 * n as f32, row as f32);
+            *p = (128.0 + 60.0 * (x / 23.0).sin() + 50.0 * (r / 31.0).cos()) as u8;
+        }
+    }
+    u.data.fill(100 + (n % 32) as u8);
+    v.data.fill(150 - (n % 32) as u8);
+    frame.freeze(timestamp_us)
+}
+
+/// Peak signal to noise ratio of two planes, dB.
+pub fn psnr(a: &[u8], b: &[u8]) -> f64 {
+    let error: f64 =
+        a.iter().zip(b).map(|(x, y)| (f64::from(*x) - f64::from(*y)).powi(2)).sum::<f64>() / a.len() as f64;
+    10.0 * (255.0 * 255.0 / error.max(1e-9)).log10()
 }
