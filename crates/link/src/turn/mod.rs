@@ -11,9 +11,14 @@
 //!
 //! `docs/decisions/0070-turn-client.md` says why the engine's client isn't used.
 
+mod auth;
 mod client;
+mod message;
+mod peers;
+mod requests;
 mod stream;
 mod stun;
+mod transaction;
 mod types;
 
 pub use client::TurnClient;
@@ -31,6 +36,8 @@ pub const MAX_PERMISSIONS: usize = 128;
 pub const MAX_CHANNELS: usize = 256;
 /// The most datagrams that wait for the permission of one peer address.
 pub const MAX_QUEUED_PER_PEER: usize = 32;
+/// The most bytes that wait for the permission of one peer address.
+pub const MAX_QUEUED_BYTES_PER_PEER: usize = 65_536;
 /// The most datagrams that wait for the owner to send them, and received ones that wait to be taken.
 pub const MAX_PENDING: usize = 4096;
 /// The largest payload of one datagram, in bytes: what fits into UDP with the longest header.
