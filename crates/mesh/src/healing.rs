@@ -22,16 +22,16 @@ const MAX_REPEATS: u32 = 8;
 impl Mesh {
     /// A link that was up reports that it is not: it hears nothing, or ICE starts anew.
     pub(crate) fn link_silent(&mut self, id: &PeerId, state: LinkState) {
-        let (now, enabled, fruitless) = (self.now, self.config.retry.enabled, self.rng.jitter(MOST));
+        let (now, enabled) = (self.now, self.config.retry.enabled);
         let Some(link) = self.link_mut(id) else { return };
         let wait = if link.offerer { Duration::ZERO } else { SECOND };
         let healing = &mut link.healing;
         healing.silent_since.get_or_insert(now);
         let reason = match state {
-            // Both ends have new credentials and look for a path.
             LinkState::Connecting => {
-                healing.due = Some(now + fruitless.max(LEAST) + wait);
-                if healing.moved { Reason::PathChanged } else { Reason::IceRestart }
+                let reason = if healing.moved { Reason::PathChanged } else { Reason::IceRestart };
+                self.set_state(id, state, reason);
+                return self.ice_restarted(id);
             }
             _ => {
                 healing.forget_old(now);
@@ -42,6 +42,14 @@ impl Mesh {
         };
         healing.due = healing.due.filter(|_| enabled);
         self.set_state(id, state, reason);
+    }
+
+    /// Both ends have new credentials and look for a path. They keep at it by themselves; what could help if nothing comes of
+    /// that is an address that they don't know yet.
+    pub(crate) fn ice_restarted(&mut self, id: &PeerId) {
+        let (now, enabled, wait) = (self.now, self.config.retry.enabled, self.rng.jitter(MOST).max(LEAST));
+        let Some(link) = self.link_mut(id).filter(|link| link.is_silent() && enabled) else { return };
+        link.healing.due = Some(now + wait + if link.offerer { Duration::ZERO } else { SECOND });
     }
 
     /// The path moved: find another one before the silence is noticed.
@@ -183,7 +191,7 @@ impl Mesh {
 
 impl Link {
     /// It is connected (again).
-    pub(crate) fn is_well(&mut self, now: Time) {
+    pub(crate) fn mark_well(&mut self, now: Time) {
         let healing = &mut self.healing;
         if healing.silent_since.take().is_some() {
             healing.connected_at = now;

@@ -165,7 +165,7 @@ impl Mesh {
         for id in missing {
             // A server that was restarted does not know yet who is still in a call with us.
             match self.peers.get_mut(&id) {
-                Some(peer) if peer.is_up() => peer.is_missing(self.now),
+                Some(peer) if peer.is_up() => peer.mark_missing(self.now),
                 _ => self.remove_peer(&id, Reason::Missing),
             }
         }
@@ -205,7 +205,7 @@ impl Mesh {
         let Some(peer) = self.peers.get_mut(id) else { return };
         // Only its signaling is gone, as far as we can tell.
         if peer.is_up() {
-            return peer.is_missing(now);
+            return peer.mark_missing(now);
         }
         let said = match &peer.reason {
             Reason::Disconnected(text) => Reason::Disconnected(text.clone()),
@@ -389,7 +389,7 @@ impl Mesh {
             link.deadline = busy.then(|| self.now + self.config.connect_timeout);
             link.healing.connected_at = self.now;
         }
-        link.is_well(self.now);
+        link.mark_well(self.now);
         let open = link.channel_open || !self.config.data;
         self.set_state(id, PeerState::Connected, Reason::LinkUp);
         if open {

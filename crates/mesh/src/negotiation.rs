@@ -93,7 +93,8 @@ impl Mesh {
         peer.candidates_seen = peer.held.len();
         let Some(link) = &mut peer.link else { return };
         link.phase = Phase::AcceptingOffer { again: true, rolled_back };
-        link.remote_ufrag = ice_ufrag(&sdp);
+        let before = std::mem::replace(&mut link.remote_ufrag, ice_ufrag(&sdp));
+        let restarts = link.remote_ufrag != before;
         link.needed |= rolled_back;
         link.healing.restarting = false;
         link.ignoring = false;
@@ -103,6 +104,9 @@ impl Mesh {
             self.act(Action::Rollback { link });
         }
         self.act(Action::AcceptOffer { link, sdp });
+        if restarts {
+            self.ice_restarted(id);
+        }
     }
 
     pub(crate) fn on_answer(&mut self, id: &PeerId, sdp: String) {
@@ -145,8 +149,11 @@ impl Mesh {
                 link.session = Some(session);
                 (link.ignoring, link.suspect) = (false, false);
                 peer.candidates_seen = held;
-                let link = link.id;
+                let (link, restarts) = (link.id, link.healing.restarting);
                 self.act(Action::AcceptAnswer { link, sdp });
+                if restarts {
+                    self.ice_restarted(id);
+                }
             }
             // The answer taken before was meant for an earlier offer of ours, perhaps of an earlier process under our id.
             (_, Some(_)) if other_session && !link.up => self.fail_link(id, Reason::AnswersCrossed),

@@ -96,7 +96,7 @@ impl Peer {
     }
 
     /// Signaling does not know it any more.
-    pub(crate) fn is_missing(&mut self, now: Time) {
+    pub(crate) fn mark_missing(&mut self, now: Time) {
         if !matches!(self.presence, Presence::Missing { .. }) {
             self.presence = Presence::Missing { since: now };
         }
