@@ -12,12 +12,12 @@ import { duration, main, Problem, ROOT, run, say } from './lib/process.mjs'
 import { contentHash } from './lib/stamps.mjs'
 import { ensureSystem, writeCargoConfig } from './lib/system.mjs'
 
-/** `browser`: also Chromium, for tests and the headless demo. */
-export async function setup({ browser = false } = {}) {
+/** `browser`: also Chromium, for tests and the headless demo. `networks`: also what tests make networks of. */
+export async function setup({ browser = false, networks = false } = {}) {
   checkNode()
   const started = Date.now()
   const build = !addonIsCurrent()
-  await ensureSystem({ build, browser })
+  await ensureSystem({ build, browser, networks })
   if (process.platform !== 'win32') writeCargoConfig()
   const installed = await installPackages()
   if (build) await buildAddon()

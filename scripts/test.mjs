@@ -2,7 +2,7 @@
 // `npm test`: set-up, linters, cargo test, jest. The last line alone says how many tests passed and failed.
 //
 //   npm test                        everything
-//   npm test -- --only js           one part: lint, rust or js (may be given more than once)
+//   npm test -- --only js           one part: lint, rust, js, or net, the tests in networks (may be given more than once)
 //   npm test -- --only js -- signaling               what follows the second -- goes to jest (or cargo test)
 //   npm test -- --only rust -- -p remotemedia-mesh
 import { mkdirSync, readFileSync, rmSync } from 'node:fs'
@@ -12,7 +12,14 @@ import { chromium, onnxRuntimeLibrary } from './lib/system.mjs'
 import { lint } from './lint.mjs'
 import { setup } from './setup.mjs'
 
-const PARTS = { lint: lintStep, js: jestStep, rust: cargoStep }
+const PARTS = {
+  lint: lintStep,
+  js: (rest) => jestStep('js', ['--testPathIgnorePatterns', `/${NETWORKS}/`, ...rest]),
+  net: netStep,
+  rust: cargoStep,
+}
+/** Tests that make networks: they want root, and time. */
+const NETWORKS = '__test__/net'
 const MINUTE = 60_000
 
 await main(async () => {
@@ -37,7 +44,7 @@ await main(async () => {
   }
 
   const ready = await step('setup', async () => {
-    await setup({ browser: parts.includes('js') })
+    await setup({ browser: parts.includes('js') || parts.includes('net'), networks: parts.includes('net') })
     return { ok: true }
   })
   if (ready) for (const part of parts) await step(part, () => PARTS[part](rest))
@@ -104,13 +111,21 @@ async function cargoStep(rest) {
   return { ok: code === 0, ...total }
 }
 
-async function jestStep(rest) {
-  const report = join(ROOT, '.cache', 'jest.json')
+async function netStep(rest) {
+  if (process.platform === 'linux') {
+    const args = ['build', '-p', 'remotemedia-testkit', '--bin', 'tun-forward']
+    if ((await run('cargo', args)) !== 0) throw new Problem('tun-forward could not be built: see above.')
+  }
+  return jestStep('net', ['--testPathPatterns', `/${NETWORKS}/`, ...rest])
+}
+
+async function jestStep(name, args) {
+  const report = join(ROOT, '.cache', `jest-${name}.json`)
   mkdirSync(join(ROOT, '.cache'), { recursive: true })
   rmSync(report, { force: true })
   const code = await run(
     process.execPath,
-    [tool('jest', 'bin/jest.js'), '--json', '--outputFile', report, ...rest],
+    [tool('jest', 'bin/jest.js'), '--json', '--outputFile', report, ...args],
     {
       env: testEnvironment(),
       limitMs: 30 * MINUTE,

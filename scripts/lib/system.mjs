@@ -30,19 +30,24 @@ const BROWSER = [
     brew: '--cask chromium',
     there: () => chromium(),
   },
-  {
-    what: 'nftables (tests that lose datagrams)',
-    apt: 'nftables',
-    brew: null,
-    there: () => process.platform !== 'linux' || which('nft') || existsSync('/usr/sbin/nft'),
-  },
-  {
-    what: 'iproute2 (the same)',
-    apt: 'iproute2',
-    brew: null,
-    there: () => process.platform !== 'linux' || which('ip') || existsSync('/usr/sbin/ip'),
-  },
+  ...['nft', 'ip'].map((name) => administration(name, 'tests that lose datagrams')),
 ]
+
+/** For the tests in networks. Only root can make them, so nobody else needs these. */
+const NETWORKS = ['ip', 'ss', 'tc', 'nft', 'conntrack', 'setpriv', 'openssl', 'turnserver'].map((name) =>
+  administration(name, 'tests in networks'),
+)
+
+/** A program of Linux that administrators have in their PATH, and others in /usr/sbin. */
+function administration(name, why) {
+  const packages = { nft: 'nftables', conntrack: 'conntrack', setpriv: 'util-linux', openssl: 'openssl' }
+  return {
+    what: `${name} (${why})`,
+    apt: name === 'turnserver' ? 'coturn' : (packages[name] ?? 'iproute2'),
+    brew: null,
+    there: () => process.platform !== 'linux' || which(name) || existsSync(`/usr/sbin/${name}`),
+  }
+}
 
 /** The Chromium that tests and the demo drive: `CHROMIUM`, or one from the PATH. */
 export function chromium() {
@@ -67,9 +72,10 @@ function vpx() {
   return { libDir, includeDir: ask('--variable=includedir'), version }
 }
 
-/** Installs what is missing of the build's (and the browser's) needs, or says how to. */
-export async function ensureSystem({ build, browser }) {
-  const needs = [...(build ? BUILD : []), ...(browser ? BROWSER : [])]
+/** Installs what is missing of these needs, or says how to. */
+export async function ensureSystem({ build, browser, networks }) {
+  const root = process.platform === 'linux' && process.getuid() === 0
+  const needs = [...(build ? BUILD : []), ...(browser ? BROWSER : []), ...(networks && root ? NETWORKS : [])]
   const missing = needs.filter((need) => !need.there())
   if (missing.length > 0) await install(missing)
   const still = missing.filter((need) => !need.there())
@@ -86,7 +92,7 @@ async function install(missing) {
       `Missing: ${names}.\nInstall it with:  xcode-select --install;  brew install ${brew.join(' ')}`,
     )
   }
-  const packages = missing.map((need) => need.apt)
+  const packages = [...new Set(missing.map((need) => need.apt))]
   const command = `apt-get install -y --no-install-recommends ${packages.join(' ')}`
   if (!which('apt-get')) {
     throw new Problem(
