@@ -14,6 +14,7 @@
 
 mod assembler;
 mod audio;
+mod bandwidth;
 mod candidate;
 mod channels;
 mod config;
@@ -38,6 +39,7 @@ pub mod turn;
 
 pub use assembler::{AssembledFrame, AssemblerStats, VideoAssembler};
 pub use audio::{AudioIn, AudioReorder, AudioReorderStats};
+pub use bandwidth::{BandwidthEstimate, PacketResult};
 pub use config::{Certificate, ChannelOptions, DataMode, LinkConfig};
 pub use error::LinkError;
 pub use event::{

@@ -1,0 +1,202 @@
+//! How much the path to a peer carries, from what the peer says of each packet (transport-wide feedback).
+//!
+//! The delay side follows the gradient of the one-way delay as Google's congestion control does
+//! (draft-ietf-rmcat-gcc-02): a rising delay is a filling queue. The loss side knows that some paths lose packets whatever is
+//! sent: only loss above what the path loses anyway lowers the estimate. See `docs/decisions/0090-bandwidth-estimate.md`.
+
+mod delay;
+mod loss;
+mod rate;
+
+use delay::{Delay, Usage};
+use loss::Loss;
+use rate::Rate;
+use std::time::{Duration, Instant};
+
+/// The fate of one packet, in the order of departure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PacketResult {
+    /// When it left.
+    pub departed: Instant,
+    /// When it arrived, on the peer's clock; `None`: lost.
+    pub arrived: Option<Duration>,
+    /// Its size in bytes.
+    pub bytes: usize,
+}
+
+/// The estimate for one peer. Sans-IO: time is an argument.
+#[derive(Debug)]
+pub struct BandwidthEstimate {
+    min_bps: f64,
+    max_bps: f64,
+    target_bps: f64,
+    delay: Delay,
+    loss: Loss,
+    acked: Rate,
+    capacity: Capacity,
+    changed: Option<Instant>,
+    decreased: Option<Instant>,
+    round_trip: Duration,
+}
+
+/// What the path carried when it was full last: near it the estimate goes up slowly, far from it fast.
+#[derive(Debug, Default)]
+struct Capacity {
+    mean_bps: Option<f64>,
+    /// Variance, relative to the mean.
+    variance: f64,
+}
+
+/// Far from the last known capacity, a second.
+const GROWTH: f64 = 0.45;
+/// What is left of the acknowledged rate when a queue builds up.
+const BACK_OFF: f64 = 0.85;
+/// The estimate may be this much above what is sent: an application that sends little says little about the path.
+const HEADROOM: f64 = 1.5;
+const HEADROOM_BPS: f64 = 50_000.0;
+const PACKET_BITS: f64 = 1200.0 * 8.0;
+
+impl BandwidthEstimate {
+    /// Starts at `start_bps` and stays within `min_bps` and `max_bps`, all in bit/s.
+    pub fn new(start_bps: f64, min_bps: f64, max_bps: f64) -> Self {
+        let max_bps = max_bps.max(min_bps);
+        Self {
+            min_bps,
+            max_bps,
+            target_bps: start_bps.clamp(min_bps, max_bps),
+            delay: Delay::default(),
+            loss: Loss::default(),
+            acked: Rate::default(),
+            capacity: Capacity::default(),
+            changed: None,
+            decreased: None,
+            round_trip: Duration::from_millis(100),
+        }
+    }
+
+    /// Bit/s that may be sent now, all kinds together.
+    pub fn target_bps(&self) -> f64 {
+        self.target_bps
+    }
+
+    /// How much longer packets take than the fastest of the last time did: the queue on the way.
+    pub fn queueing_delay(&self) -> Duration {
+        self.delay.queueing()
+    }
+
+    /// Share of the packets that were lost lately, 0 to 1.
+    pub fn loss(&self) -> f64 {
+        self.loss.recent()
+    }
+
+    /// One feedback message.
+    pub fn on_feedback(&mut self, now: Instant, results: &[PacketResult]) {
+        let Some(newest) = results.iter().filter(|r| r.arrived.is_some()).map(|r| r.departed).max() else {
+            return self.on_all_lost(now, results.len());
+        };
+        let trip =
+            now.saturating_duration_since(newest).clamp(Duration::from_millis(1), Duration::from_secs(2));
+        self.round_trip = self.round_trip.mul_f64(0.875) + trip.mul_f64(0.125);
+        let mut usage = self.delay.usage();
+        for result in results {
+            if let Some(arrived) = result.arrived {
+                self.acked.add(arrived, result.bytes);
+                usage = self.delay.add(result.departed, arrived);
+            }
+        }
+        let excess = self.loss.add(now, results);
+        let since = self.changed.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        self.changed = Some(now);
+        match usage {
+            Usage::Over => self.back_off(now),
+            // The queue drains: more would fill it again.
+            Usage::Under => {}
+            Usage::Normal => self.grow(since),
+        }
+        if let Some(excess) = excess {
+            self.give_way(now, excess);
+        }
+        self.target_bps = self.target_bps.clamp(self.min_bps, self.max_bps);
+    }
+
+    /// Nothing of a whole report arrived: the path is cut or drowned.
+    fn on_all_lost(&mut self, now: Instant, count: usize) {
+        if count > 0 && self.may_decrease(now) {
+            self.decreased = Some(now);
+            self.target_bps = (self.target_bps * 0.7).max(self.min_bps);
+        }
+    }
+
+    fn may_decrease(&self, now: Instant) -> bool {
+        let wait = (self.round_trip + Duration::from_millis(100)).min(Duration::from_millis(500));
+        self.decreased.is_none_or(|at| now.saturating_duration_since(at) >= wait)
+    }
+
+    fn back_off(&mut self, now: Instant) {
+        let Some(acked) = self.acked.bps() else { return };
+        if !self.may_decrease(now) {
+            return;
+        }
+        self.decreased = Some(now);
+        self.capacity.full_at(acked);
+        // Half a second of room to drain what waits already, beside the usual step back.
+        let drain = 1.0 - self.delay.queueing().as_secs_f64().min(0.5);
+        self.target_bps = self.target_bps.min(acked * BACK_OFF * drain);
+    }
+
+    fn grow(&mut self, since: Duration) {
+        let Some(acked) = self.acked.bps() else { return };
+        let seconds = since.as_secs_f64().min(0.5);
+        if self.capacity.is_below(acked) {
+            // It carries more than it did: what was known of it is old.
+            self.capacity = Capacity::default();
+        }
+        let step = if self.capacity.is_near(self.target_bps) {
+            // About a packet each time that the effect of the last one can be seen.
+            PACKET_BITS / (self.round_trip.as_secs_f64() + 0.1) * seconds
+        } else {
+            self.target_bps * (GROWTH * seconds)
+        };
+        let most = (acked * HEADROOM + HEADROOM_BPS).max(self.target_bps);
+        self.target_bps = (self.target_bps + step).min(most);
+    }
+
+    /// Loss beyond what the path loses anyway.
+    fn give_way(&mut self, now: Instant, excess: f64) {
+        if self.may_decrease(now) {
+            self.decreased = Some(now);
+            let acked = self.acked.bps().unwrap_or(self.target_bps);
+            let kept = self.target_bps * (1.0 - 0.5 * excess);
+            // What arrived fits through.
+            self.target_bps = kept.max(acked * BACK_OFF).min(self.target_bps);
+        }
+    }
+}
+
+impl Capacity {
+    fn full_at(&mut self, bps: f64) {
+        let Some(mean) = self.mean_bps else {
+            (self.mean_bps, self.variance) = (Some(bps), 0.01);
+            return;
+        };
+        let off = (bps - mean) / mean;
+        if off.abs() > 3.0 * self.variance.sqrt() {
+            (self.mean_bps, self.variance) = (Some(bps), 0.01);
+            return;
+        }
+        self.mean_bps = Some(mean + 0.15 * (bps - mean));
+        self.variance = (0.85 * self.variance + 0.15 * off * off).clamp(0.0025, 0.04);
+    }
+
+    fn margin(&self, mean: f64) -> f64 {
+        3.0 * self.variance.sqrt() * mean
+    }
+
+    fn is_near(&self, bps: f64) -> bool {
+        self.mean_bps.is_some_and(|mean| bps > mean - self.margin(mean))
+    }
+
+    fn is_below(&self, bps: f64) -> bool {
+        self.mean_bps.is_some_and(|mean| bps > mean + self.margin(mean))
+    }
+}
