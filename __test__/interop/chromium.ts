@@ -1,6 +1,6 @@
 /** A real Chromium for the interop tests: fake devices, a fresh profile, and peers that live in its pages. */
 import { existsSync } from 'node:fs'
-import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -72,7 +72,7 @@ export interface BrowserPeer {
 
 export interface Chromium {
   readonly context: BrowserContext
-  /** Where the pages come from: `http://127.0.0.1:<port>`, a secure context. */
+  /** Where the pages come from: a secure context. */
   readonly origin: string
   /** An empty page of that origin, with `window.peers.join` loaded. */
   newPage(): Promise<Page>
@@ -93,7 +93,6 @@ const FLAGS = [
   '--disable-gpu',
   '--use-fake-device-for-media-stream',
   '--use-fake-ui-for-media-stream',
-  '--disable-features=WebRtcHideLocalIpsWithMdns',
   '--allow-loopback-in-peer-connection',
   '--autoplay-policy=no-user-gesture-required',
   '--disable-quic',
@@ -114,22 +113,37 @@ declare global {
   }
 }
 
-/** Launches the browser. `args` are added to the flags. */
-export async function launchChromium({ args = [] }: { args?: string[] } = {}): Promise<Chromium> {
-  const executablePath = chromiumPath()
-  if (executablePath === null)
-    throw new Error('there is no Chromium: install it, or name one with CHROMIUM=/path')
+export interface LaunchOptions {
+  /** Added to the flags. */
+  args?: string[]
+  /** Features to switch off, besides those that tests never want. */
+  disableFeatures?: string[]
+  /** Host candidates carry names of multicast DNS instead of addresses, as for every user. Default false. */
+  mdns?: boolean
+  /** The network namespace that it lives in. Default: ours. */
+  netns?: string
+}
+
+/** Launches the browser. */
+export async function launchChromium(options: LaunchOptions = {}): Promise<Chromium> {
+  const { args = [], disableFeatures = [], mdns = false, netns } = options
+  const path = chromiumPath()
+  if (path === null) throw new Error('there is no Chromium: install it, or name one with CHROMIUM=/path')
   const profile = await mkdtemp(join(tmpdir(), 'remotemedia-chromium-'))
-  const server = await serveScripts()
+  const executablePath = netns === undefined ? path : await inNamespace(path, netns, profile)
+  // The last flag of a name is the only one that counts, so the features are named in one.
+  const disabled = [...disableFeatures, ...(mdns ? [] : ['WebRtcHideLocalIpsWithMdns'])]
+  const server = netns === undefined ? await serveScripts() : null
+  const origin = server?.origin ?? 'http://localhost:8000'
   const tidy = async () => {
-    await server.close()
+    await server?.close()
     await rm(profile, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 })
   }
   let context: BrowserContext
   try {
     context = await chromium.launchPersistentContext(profile, {
       executablePath,
-      args: [...FLAGS, ...args],
+      args: [...FLAGS, ...(disabled.length > 0 ? [`--disable-features=${disabled.join(',')}`] : []), ...args],
       handleSIGINT: false,
       handleSIGTERM: false,
       handleSIGHUP: false,
@@ -138,15 +152,22 @@ export async function launchChromium({ args = [] }: { args?: string[] } = {}): P
     await tidy()
     throw error
   }
+  if (netns !== undefined) {
+    // Our server can't be reached from there: the pages come through the debugging pipe.
+    await context.route(`${origin}/**`, async (route) => {
+      const { type, body } = await serve(new URL(route.request().url()).pathname)
+      await route.fulfill({ status: body === null ? 404 : 200, contentType: type, body: body ?? '' })
+    })
+  }
   const newPage = async () => {
     const page = await context.newPage()
-    await page.goto(server.origin)
+    await page.goto(origin)
     await page.waitForFunction(() => window.peers !== undefined)
     return page
   }
   return {
     context,
-    origin: server.origin,
+    origin,
     newPage,
     newPeer: async (options) => {
       const page = await newPage()
@@ -225,21 +246,25 @@ function fromWire(message: WireMessage): PeerMessage {
   return { kind: 'binary', data: new Uint8Array(Buffer.from(message.base64, 'base64')) }
 }
 
+/** A program that starts the browser in a namespace. */
+async function inNamespace(path: string, netns: string, folder: string): Promise<string> {
+  const script = join(folder, 'start')
+  await writeFile(
+    script,
+    `#!/bin/sh\nexec ip netns exec ${netns} setpriv --pdeathsig KILL -- ${path} "$@"\n`,
+    {
+      mode: 0o755,
+    },
+  )
+  return script
+}
+
 /** Serves an empty page and the scripts of `browser/`, made plain JavaScript on the way. */
 async function serveScripts(): Promise<{ origin: string; close(): Promise<void> }> {
-  const html = `<!doctype html><meta charset="utf-8"><title>peer</title><link rel="icon" href="data:,">
-<script type="module">import { join } from './peer.js'; window.peers = { join }</script>`
   const server = createServer(async (request, response) => {
     try {
-      const script = /^\/(peer|media|pattern)\.js$/.exec(request.url ?? '')?.[1]
-      if (script) {
-        response.writeHead(200, { 'content-type': 'text/javascript; charset=utf-8' })
-        response.end(await plainScript(join(__dirname, 'browser', `${script}.ts`)))
-      } else if (request.url === '/') {
-        response.writeHead(200, { 'content-type': 'text/html; charset=utf-8' }).end(html)
-      } else {
-        response.writeHead(404).end()
-      }
+      const { type, body } = await serve(request.url ?? '')
+      response.writeHead(body === null ? 404 : 200, { 'content-type': type }).end(body)
     } catch (error) {
       response.writeHead(500).end(String(error))
     }
@@ -254,6 +279,18 @@ async function serveScripts(): Promise<{ origin: string; close(): Promise<void> 
       }),
   }
 }
+
+async function serve(path: string): Promise<{ type: string; body: string | null }> {
+  const script = /^\/(peer|media|pattern)\.js$/.exec(path)?.[1]
+  if (script) {
+    const body = await plainScript(join(__dirname, 'browser', `${script}.ts`))
+    return { type: 'text/javascript; charset=utf-8', body }
+  }
+  return { type: 'text/html; charset=utf-8', body: path === '/' ? PAGE : null }
+}
+
+const PAGE = `<!doctype html><meta charset="utf-8"><title>peer</title><link rel="icon" href="data:,">
+<script type="module">import { join } from './peer.js'; window.peers = { join }</script>`
 
 async function plainScript(path: string): Promise<string> {
   const { code } = await transform(await readFile(path, 'utf8'), {

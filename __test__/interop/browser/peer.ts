@@ -224,7 +224,7 @@ export class Peer {
 
 /** One connection: perfect negotiation as the wire contract wants it. */
 class Link {
-  readonly pc = new RTCPeerConnection()
+  readonly pc: RTCPeerConnection
   readonly inbox: WireMessage[] = []
   readonly tracks: MediaStreamTrack[] = []
   readonly problems: string[] = []
@@ -240,7 +240,8 @@ class Link {
     private readonly sources: Sources,
     private readonly signal: (method: string, params: Record<string, unknown>) => void,
   ) {
-    const { pc } = this
+    const pc = new RTCPeerConnection(options.connection)
+    this.pc = pc
     pc.onnegotiationneeded = () => this.#offer()
     pc.onicecandidate = ({ candidate }) =>
       signal('peer.ice_candidate', {

@@ -27,6 +27,8 @@ export interface PeerOptions {
   dataChannelInit?: { ordered?: boolean; maxRetransmits?: number }
   /** Sent in the very turn in which a channel opens, on every channel. */
   firstMessages?: WireMessage[]
+  /** ICE servers and policy. Default: none, all. */
+  connection?: RTCConfiguration
   /** Send back what comes: each track in place of ours, each message byte for byte. */
   echo?: boolean
 }
