@@ -203,11 +203,6 @@ impl Permissions {
         };
         self.0.values().filter_map(one).min()
     }
-
-    #[cfg(test)]
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
 }
 
 /// One channel.
@@ -340,11 +335,6 @@ impl Channels {
     pub fn next(&self) -> Option<Instant> {
         let one = |c: &Channel| if c.asking { None } else { Some(c.next.unwrap_or(c.rests_until)) };
         self.by_peer.values().filter_map(one).min()
-    }
-
-    #[cfg(test)]
-    pub fn len(&self) -> usize {
-        self.by_peer.len()
     }
 }
 

@@ -53,6 +53,8 @@ pub(super) struct Timers {
     last_wait: Duration,
     next: Instant,
     first: Instant,
+    /// The end, if it comes earlier.
+    until: Option<Instant>,
 }
 
 /// What a timer calls for.
@@ -66,24 +68,16 @@ pub(super) enum Due {
 impl Timers {
     /// Just sent for the first time.
     pub fn start(now: Instant, rto: Duration, stream: bool) -> Self {
-        if stream {
-            return Self {
-                left: 0,
-                wait: STREAM_WAIT,
-                last_wait: STREAM_WAIT,
-                next: now + STREAM_WAIT,
-                first: now,
-            };
-        }
-        Self { left: SENDS - 1, wait: rto, last_wait: rto * LAST_WAIT, next: now + rto, first: now }
+        let (left, wait) = if stream { (0, STREAM_WAIT) } else { (SENDS - 1, rto) };
+        Self { left, wait, last_wait: rto * LAST_WAIT, next: now + wait, first: now, until: None }
     }
 
     /// Counted from now on and not from when it was due, so that a stalled process still waits for its answers.
     pub fn due(&mut self, now: Instant) -> Due {
-        if now < self.next {
+        if now < self.next() {
             return Due::Nothing;
         }
-        if self.left == 0 {
+        if self.left == 0 || self.until.is_some_and(|until| until <= now) {
             return Due::GiveUp;
         }
         self.left -= 1;
@@ -93,7 +87,7 @@ impl Timers {
     }
 
     pub fn next(&self) -> Instant {
-        self.next
+        self.until.map_or(self.next, |until| until.min(self.next))
     }
 
     /// When it was first sent.
@@ -102,8 +96,7 @@ impl Timers {
     }
 
     fn doubt(&mut self, now: Instant) {
-        self.left = 0;
-        self.next = self.next.min(now + DOUBT);
+        self.until = Some(now + DOUBT);
     }
 }
 
