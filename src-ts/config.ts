@@ -62,6 +62,11 @@ export interface WebRtcConfig {
   room?: string
   /** Credential for the signaling server. */
   token?: string
+  /**
+   * `resumeToken` of an earlier transport with this `peerId`: takes its place in the room at once, though the server may think it
+   * alive, as after a crash of its machine. The others connect anew.
+   */
+  resumeToken?: string
   /** Remote peers at most, 1 to 256. Default 10. */
   maxPeers?: number
   /** Default `opus`. */
@@ -88,6 +93,7 @@ export interface ResolvedConfig {
   peerId: string
   room: string
   token: string | undefined
+  resumeToken: string | undefined
   signalingUrl: string | undefined
   signalingServer: WebRtcConfig['signalingServer']
   capabilities: string[]
@@ -97,7 +103,16 @@ export interface ResolvedConfig {
 }
 
 const KEYS: readonly (keyof WebRtcConfig)[] = [
-  ...(['signalingUrl', 'signalingServer', 'peerId', 'room', 'token', 'maxPeers', 'audioCodec'] as const),
+  ...([
+    'signalingUrl',
+    'signalingServer',
+    'peerId',
+    'room',
+    'token',
+    'resumeToken',
+    'maxPeers',
+    'audioCodec',
+  ] as const),
   ...([
     'videoCodec',
     'enableDataChannel',
@@ -126,12 +141,16 @@ export function resolveConfig(config: WebRtcConfig): ResolvedConfig {
   refuseNotYet('reconnect.', config?.reconnect)
   refuseNotYet('video.', config?.video)
   checkKnownKeys('config', config, KEYS)
-  const { signalingUrl, signalingServer, room = 'default', token } = config
+  const { signalingUrl, signalingServer, room = 'default', token, resumeToken } = config
   const peerId = config.peerId ?? `peer-${randomBytes(8).toString('hex')}`
   if (!isName(peerId)) throw configError('peerId', peerId, NAME_RULE)
   if (!isName(room)) throw configError('room', room, NAME_RULE)
   if (token !== undefined && typeof token !== 'string')
     throw configError('token', 'what was given', 'a string')
+  if (resumeToken !== undefined && typeof resumeToken !== 'string')
+    throw configError('resumeToken', 'what was given', 'a string')
+  if (resumeToken !== undefined && config.peerId === undefined)
+    throw configError('peerId', config.peerId, 'the id that the resumeToken belongs to')
   if ((signalingUrl === undefined) === (signalingServer === undefined)) {
     throw new WebRtcError('ERR_CONFIG', 'signalingUrl, signalingServer: give one of the two')
   }
@@ -158,6 +177,7 @@ export function resolveConfig(config: WebRtcConfig): ResolvedConfig {
     peerId,
     room,
     token,
+    resumeToken,
     signalingUrl,
     signalingServer,
     capabilities: ['audio', 'video', ...(data ? ['data'] : [])],

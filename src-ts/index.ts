@@ -23,7 +23,17 @@ export type {
 } from './data.js'
 export { WEBRTC_ERROR_CODES, WebRtcError, type WebRtcErrorCode, type WebRtcErrorOptions } from './errors.js'
 export * from './frame.js'
+export type { SignalingChange } from './membership.js'
 export * from './message.js'
+export type {
+  IceCandidateType,
+  PeerConnectionState,
+  PeerId,
+  PeerInfo,
+  PeerPath,
+  PeerReason,
+  PeerStateChange,
+} from './peers.js'
 export * from './pipeline/manifest.js'
 export * from './pipeline/node.js'
 export { type ManifestSource, PipelineRunner } from './pipeline/runner.js'

@@ -10,51 +10,33 @@ import {
   withTimestamp,
 } from './data.js'
 import { checkKnownKeys, configError, WebRtcError } from './errors.js'
-import type {
-  Announcement,
-  ItemOut,
-  NativeCounters,
-  NativeEvent,
-  NativeTransport,
-} from './native/binding.cjs'
+import { Membership, type SignalingChange } from './membership.js'
+import type { ItemOut, NativeCounters, NativeEvent, NativeTransport } from './native/binding.cjs'
 import { native } from './native/load.js'
 import { check, toError, unwrap } from './native/result.js'
 import { waker } from './native/waker.js'
+import { type PeerId, type PeerInfo, type PeerStateChange, peerInfo, stateChange } from './peers.js'
 import { type ManifestSource, PipelineRunner } from './pipeline/runner.js'
 import { MultiPeerSession, type Received, type SessionHost } from './session.js'
-import { SignalingClient } from './signaling/client.js'
+import type { SignalingClientState } from './signaling/client.js'
 import type { SignalingPeer } from './signaling/client-events.js'
 import { TypedEvents } from './signaling/events.js'
-import { SignalingServer } from './signaling/server.js'
 import { type RTCStats, toReport } from './stats.js'
-
-/** The id of a peer. */
-export type PeerId = string
-
-/** W3C `RTCPeerConnectionState`. */
-export type PeerConnectionState = 'new' | 'connecting' | 'connected' | 'disconnected' | 'failed' | 'closed'
-
-export interface PeerInfo {
-  id: PeerId
-  /** State of the connection; `new` until there is one. */
-  state: PeerConnectionState
-  /** What it announced that it can do. */
-  capabilities: string[]
-  /** Its own data, as announced. */
-  metadata: unknown
-  /** What it can be sent, once connected. */
-  tracks: { audio: boolean; video: 'vp9' | 'vp8' | 'h264' | null }
-  /** Bytes sent on the data channel and not yet acknowledged. */
-  bufferedAmount: number
-}
 
 export interface TransportEvents {
   /** A peer announced itself in the room. */
   peerjoined: { peerId: PeerId; capabilities: string[]; metadata: unknown }
-  /** A peer left the room. */
-  peerleft: { peerId: PeerId; reason: string }
+  /**
+   * A peer is gone: it left the room, and there is no connection to it. One whose signaling connection broke is kept as long as the
+   * connection to it lives.
+   */
+  peerleft: { peerId: PeerId; reason: string; code: string }
   /** The connection to a peer changed, and why. */
-  peerstatechange: { peerId: PeerId; state: PeerConnectionState; reason: string }
+  peerstatechange: PeerStateChange
+  /** The connection to a peer took another way, in the same state; noticed within a second. */
+  peerpathchange: PeerStateChange
+  /** The connection to the signaling server was lost, is back, or was given up. Connections to peers live on meanwhile. */
+  signalingstatechange: SignalingChange
   /** A message on the built-in channel. */
   data: Received
   /** Decoded audio. */
@@ -74,7 +56,10 @@ export interface ConnectOptions {
 }
 
 /** Totals of one transport. */
-export type TransportCounters = NativeCounters
+export interface TransportCounters extends NativeCounters {
+  /** Offers, answers and candidates that were not looked at because a peer, or all together, sent too many. */
+  signalsLimited: number
+}
 
 /** Runs pipelines over what peers send. */
 export interface PipelineTransport {
@@ -103,8 +88,7 @@ export class WebRtcTransport
   readonly #connects = new Map<number, Settle<PeerId>>()
   readonly #statistics = new Map<number, Settle<Map<string, RTCStats>>>()
   readonly #drains = new Map<PeerId, Settle<void>[]>()
-  #signaling: SignalingClient | undefined
-  #ownServer: SignalingServer | undefined
+  #membership: Membership | undefined
   #nextRequest = 1
   #subscribed = { audio: false, video: false }
   #closed: Promise<void> | undefined
@@ -116,7 +100,10 @@ export class WebRtcTransport
   static async create(config: WebRtcConfig): Promise<WebRtcTransport> {
     const transport = new WebRtcTransport(resolveConfig(config))
     try {
-      await transport.#join()
+      transport.#membership = await Membership.join(transport.#config, transport.#native, {
+        signalingChanged: (change) => transport.#emit('signalingstatechange', change),
+        failed: (error) => transport.#error(error),
+      })
     } catch (error) {
       await transport.close()
       throw error
@@ -150,6 +137,20 @@ export class WebRtcTransport
 
   get room(): string {
     return this.#config.room
+  }
+
+  /** `connected`; `reconnecting` while it is lost; `closed` when it is over or was given up. Connections to peers don't depend on it. */
+  get signalingState(): SignalingClientState {
+    return this.#membership?.state ?? 'closed'
+  }
+
+  /**
+   * Lets another process take this one's place in the room at once, under the same id (`resumeToken` of the configuration), even
+   * if the server thinks that this one is alive. A secret. It changes when signaling joins again: read it late, or after each
+   * `signalingstatechange`.
+   */
+  get resumeToken(): string {
+    return this.#membership?.resumeToken ?? ''
   }
 
   /** Connects to a peer, or waits until that is done: it must announce itself and its data channel must open within the timeout. */
@@ -191,25 +192,15 @@ export class WebRtcTransport
     this.#native.disconnectPeer(peerId, 'disconnectPeer')
   }
 
-  /** Everyone announced in the room, sorted by id, with the state of the connection to each. */
+  /**
+   * Everyone announced in the room, sorted by id, with the state of the connection to each. Those with a connection that lives stay
+   * in it while signaling is lost, here or there.
+   */
   listPeers(): PeerInfo[] {
     if (this.#closed) return []
     const links = new Map(this.#native.peers().map((peer) => [peer.peerId, peer]))
     return [...this.#roster.values()]
-      .map(({ peerId, capabilities, userData }) => {
-        const link = links.get(peerId)
-        return {
-          id: peerId,
-          state: (link?.state ?? 'new') as PeerConnectionState,
-          capabilities: [...capabilities],
-          metadata: userData,
-          tracks: {
-            audio: link?.audio ?? false,
-            video: (link?.videoCodec ?? null) as PeerInfo['tracks']['video'],
-          },
-          bufferedAmount: link?.bufferedAmount ?? 0,
-        }
-      })
+      .map((peer) => peerInfo(peer, links.get(peer.peerId)))
       .sort((a, b) => (a.id < b.id ? -1 : 1))
   }
 
@@ -307,7 +298,7 @@ export class WebRtcTransport
 
   /** What was dropped or refused so far, in the whole transport. */
   get counters(): TransportCounters {
-    return this.#native.counters()
+    return { ...this.#native.counters(), signalsLimited: this.#membership?.limited ?? 0 }
   }
 
   /** Leaves the room and ends every connection and session. Idempotent; resolves when sockets and threads are gone. */
@@ -347,73 +338,6 @@ export class WebRtcTransport
     return this
   }
 
-  // Signaling
-
-  async #join(): Promise<void> {
-    const { signalingServer, room, token, peerId, capabilities, lists, reconnect } = this.#config
-    let url = this.#config.signalingUrl
-    if (signalingServer instanceof SignalingServer) {
-      url = signalingServer.url
-    } else if (signalingServer) {
-      checkKnownKeys('signalingServer', signalingServer, ['port', 'host'])
-      this.#ownServer = await SignalingServer.listen(signalingServer)
-      url = this.#ownServer.url
-    }
-    const options = {
-      url: url!,
-      peerId,
-      room,
-      capabilities,
-      reconnect,
-      ...lists,
-      ...(token ? { token } : {}),
-    }
-    const client = await SignalingClient.connect(options)
-    this.#signaling = client
-    client.on('joined', (peer) => this.#native.peerJoined(announcement(peer)))
-    client.on('left', ({ peerId }) => this.#native.peerLeft(peerId))
-    client.on('disconnected', ({ peerId, reason }) => this.#native.peerDisconnected(peerId, reason))
-    client.on('offer', ({ from, sdp }) => this.#native.offer(from, sdp))
-    client.on('answer', ({ from, sdp }) => this.#native.answer(from, sdp))
-    client.on('candidate', ({ from, candidate, sdpMid, sdpMLineIndex }) =>
-      this.#native.candidate(from, candidate, sdpMid ?? undefined, sdpMLineIndex ?? undefined),
-    )
-    client.on('reconnecting', ({ attempt }) => {
-      if (attempt === 1) this.#native.signalingLost()
-    })
-    client.on('reconnected', ({ peers }) => this.#native.announced(peers.map(announcement)))
-    client.on('error', (error) => this.#error(error))
-    client.on('close', ({ error }) => {
-      if (error && !this.#closed) this.#error(error)
-    })
-    this.#native.announced(client.peers.map(announcement))
-  }
-
-  /** Hands a signal to the server; what it refuses goes back to the mesh. */
-  #signal(event: NativeEvent): void {
-    const { kind, text = '', detail, number } = event
-    const peerId = event.peerId!
-    const client = this.#signaling
-    if (client?.state !== 'connected') {
-      // Candidates would be of no use later; an offer or answer is tried again by the mesh.
-      if (kind !== 'candidate') this.#native.signalError(peerId, NOT_DELIVERED, 'signaling is not connected')
-      return
-    }
-    const sent =
-      kind === 'offer'
-        ? client.offer(peerId, text)
-        : kind === 'answer'
-          ? client.answer(peerId, text)
-          : client.candidate(peerId, {
-              candidate: text,
-              ...(detail === undefined ? {} : { sdpMid: detail }),
-              ...(number === undefined ? {} : { sdpMLineIndex: number }),
-            })
-    sent.catch((error: WebRtcError) => {
-      if (!this.#closed) this.#native.signalError(peerId, error.signalingCode ?? NOT_DELIVERED, error.message)
-    })
-  }
-
   // Events
 
   /** @internal Takes what the addon has for us. */
@@ -430,7 +354,8 @@ export class WebRtcTransport
       case 'offer':
       case 'answer':
       case 'candidate':
-        this.#signal(event)
+      case 'signalError':
+        this.#membership?.send(event)
         break
       case 'connected': {
         const waiting = take(this.#connects, event.number!)
@@ -453,14 +378,20 @@ export class WebRtcTransport
         this.#roster.delete(peerId)
         this.#forget(peerId)
         for (const session of this.#sessions) session.peerLeft(peerId)
-        this.#emit('peerleft', { peerId, reason: event.text ?? '' })
+        this.#emit('peerleft', { peerId, reason: event.text ?? '', code: event.code ?? '' })
         break
       case 'state': {
-        const state = event.text as PeerConnectionState
+        const change = stateChange(event)
+        const { state } = change
         if (state === 'closed' || state === 'failed') this.#failDrains(peerId, `the connection is ${state}`)
-        this.#emit('peerstatechange', { peerId, state, reason: event.detail ?? '' })
+        // The network may be gone for signaling as well, which would notice much later.
+        if (state === 'disconnected') this.#membership?.probe()
+        this.#emit('peerstatechange', change)
         break
       }
+      case 'path':
+        this.#emit('peerpathchange', stateChange(event))
+        break
       case 'message':
         this.#message(peerId, event.number!, event.item!)
         break
@@ -605,8 +536,8 @@ export class WebRtcTransport
   async #shutDown(): Promise<void> {
     for (const session of [...this.#sessions]) await session.close()
     // Both say goodbye at once, so that peers learn of it as soon as can be.
-    await Promise.all([this.#native.close(), this.#signaling?.disconnect('closed')])
-    await this.#ownServer?.close()
+    await Promise.all([this.#native.close(), this.#membership?.leave()])
+    await this.#membership?.closeServer()
     this.runner.close()
     const error = closedError()
     for (const map of [this.#connects, this.#statistics, this.#opening] as Map<unknown, Settle<never>>[]) {
@@ -635,17 +566,11 @@ interface Settle<T> {
 
 const MAX_EVENTS_A_TURN = 512
 const MAX_REMEMBERED = 1024
-/** Nothing said that the peer is gone: the mesh tries again. */
-const NOT_DELIVERED = -32006
 
 function take<K, V>(map: Map<K, V>, key: K): V | undefined {
   const value = map.get(key)
   map.delete(key)
   return value
-}
-
-function announcement({ peerId, capabilities, userData }: SignalingPeer): Announcement {
-  return { peerId, capabilities, ...(userData === null ? {} : { userData: JSON.stringify(userData) }) }
 }
 
 function throwAll(errors: WebRtcError[]): void {

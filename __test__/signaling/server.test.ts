@@ -238,6 +238,21 @@ describe('relay', () => {
     expect(a.inbox).toEqual([])
   })
 
+  test('a peer’s own error reaches who sent the offer, and no candidate count starts again for it', async () => {
+    const { server, a, b } = await pair({ limits: { maxCandidatesPerNegotiation: 1 } })
+    const refusal = { to: 'b', code: -32001, message: 'no room' }
+    expect((await a.request('peer.error', refusal)).result).toEqual({ success: true })
+    expect((await b.next('peer.error')).params).toEqual({ ...refusal, from: 'a' })
+    await a.request('peer.ice_candidate', { to: 'b', candidate: CANDIDATE })
+    await a.request('peer.error', refusal)
+    const { error } = await a.request('peer.ice_candidate', { to: 'b', candidate: CANDIDATE })
+    expect(error.code).toBe(-32011)
+    for (const wrong of [{ code: 'x' }, { code: 1.5 }, { code: undefined }, { message: 'm'.repeat(257) }]) {
+      expect((await a.request('peer.error', { ...refusal, ...wrong })).error.code).toBe(-32602)
+    }
+    expect(server.stats().relayed).toBe(3)
+  })
+
   test('64 candidates a negotiation, then −32011 until a new offer or answer', async () => {
     const { a, b } = await pair()
     const send = async (count: number) => {

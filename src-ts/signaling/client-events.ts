@@ -5,6 +5,7 @@ import {
   isObject,
   type JsonObject,
   type JsonValue,
+  MAX_REASON_CHARS,
   type WirePeer,
 } from './protocol.js'
 
@@ -27,6 +28,14 @@ export interface SignalingCandidate {
   sdpMLineIndex?: number | null
 }
 
+/** What a peer has to say against an offer, answer or candidate it got. */
+export interface SignalingRefusal {
+  from: string
+  /** JSON-RPC error code (`docs/signaling.md`, Errors). */
+  code: number
+  message: string
+}
+
 export interface SignalingAnswer {
   type: 'answer'
   sdp: string
@@ -46,6 +55,8 @@ export interface SignalingClientEvents {
   offer: SignalingDescription
   answer: SignalingDescription
   candidate: { from: string } & Required<SignalingCandidate>
+  /** A peer did not accept what was sent to it. */
+  refused: SignalingRefusal
   /** Something went wrong that no call was waiting for. Without a listener it is a process warning, never a throw. */
   error: WebRtcError
   /** The connection is lost; the next try begins in `delayMs`. Calls are refused with `ERR_SIGNALING` until `reconnected`. */
@@ -61,15 +72,9 @@ export interface SignalingClientEvents {
 }
 
 /** A notification as the event it becomes. */
-export type ClientEvent = {
-  [K in 'joined' | 'left' | 'disconnected' | 'stateChange' | 'offer' | 'answer' | 'candidate']: {
-    name: K
-    data: SignalingClientEvents[K]
-  }
-}[keyof Pick<
-  SignalingClientEvents,
-  'joined' | 'left' | 'disconnected' | 'stateChange' | 'offer' | 'answer' | 'candidate'
->]
+export type ClientEvent = { [K in Told]: { name: K; data: SignalingClientEvents[K] } }[Told]
+
+type Told = 'joined' | 'left' | 'disconnected' | 'stateChange' | 'offer' | 'answer' | 'candidate' | 'refused'
 
 /** A notification as an event; undefined when it is malformed, null when its method is unknown. */
 export function readNotification(method: string, params: JsonObject): ClientEvent | undefined | null {
@@ -85,6 +90,11 @@ export function readNotification(method: string, params: JsonObject): ClientEven
       const sdpMid = typeof params.sdp_mid === 'string' ? params.sdp_mid : null
       const sdpMLineIndex = typeof params.sdp_m_line_index === 'number' ? params.sdp_m_line_index : null
       return { name: 'candidate', data: { from, candidate: params.candidate, sdpMid, sdpMLineIndex } }
+    }
+    case 'peer.error': {
+      if (!isName(from) || !Number.isInteger(params.code)) return undefined
+      const message = typeof params.message === 'string' ? params.message.slice(0, MAX_REASON_CHARS) : ''
+      return { name: 'refused', data: { from, code: params.code as number, message } }
     }
     case 'peer.joined': {
       const [peer] = readPeers([params])

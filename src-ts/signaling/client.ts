@@ -30,6 +30,7 @@ import {
   isObject,
   type JsonObject,
   type JsonValue,
+  MAX_REASON_CHARS,
   NAME_RULE,
   parseMessage,
   type RpcErrorBody,
@@ -141,6 +142,17 @@ export class SignalingClient extends TypedEvents<SignalingClientEvents> implemen
     if (candidate.sdpMid != null) params.sdp_mid = candidate.sdpMid
     if (candidate.sdpMLineIndex != null) params.sdp_m_line_index = candidate.sdpMLineIndex
     await this.#request('peer.ice_candidate', params, to)
+  }
+
+  /**
+   * Tells a peer that its offer, answer or candidate was not accepted, with a code of the protocol and at most 256 characters for people;
+   * resolves when it is handed to the peer.
+   */
+  async refuse(to: string, code: number, message = ''): Promise<void> {
+    if (!isName(to)) throw configError('to', to, NAME_RULE)
+    if (!Number.isInteger(code)) throw configError('code', code, 'an error code of the protocol')
+    const text = message.slice(0, MAX_REASON_CHARS)
+    await this.#request('peer.error', { from: this.peerId, to, code, message: text }, to)
   }
 
   /** Everyone in the room, this peer included. */
@@ -534,5 +546,6 @@ export type {
   SignalingClientEvents,
   SignalingDescription,
   SignalingPeer,
+  SignalingRefusal,
 } from './client-events.js'
 export type { SignalingClientOptions, SignalingReconnectOptions } from './client-options.js'

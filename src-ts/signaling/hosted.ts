@@ -118,7 +118,7 @@ export class HostedPeers {
     try {
       if (call.method === 'peer.answer') {
         handler.answer?.({ ...at, sdp: params.sdp as string })
-      } else {
+      } else if (call.method === 'peer.ice_candidate') {
         handler.candidate?.({
           ...at,
           candidate: params.candidate as string,

@@ -85,6 +85,7 @@ export class Methods {
       case 'peer.offer':
       case 'peer.answer':
       case 'peer.ice_candidate':
+      case 'peer.error':
         this.#relay(connection, call, call.method)
         break
       case 'peer.announce':
@@ -197,10 +198,13 @@ export class Methods {
     ) {
       throw new RpcError(RPC_ERRORS.DENIED, `to: ${to} does not take messages from ${peerId}`)
     }
-    if (method !== 'peer.ice_candidate') {
+    if (method === 'peer.offer' || method === 'peer.answer') {
       member.forget(to)
       target?.forget(peerId)
-    } else if (!member.countCandidate(to, limits.maxCandidatesPerNegotiation)) {
+    } else if (
+      method === 'peer.ice_candidate' &&
+      !member.countCandidate(to, limits.maxCandidatesPerNegotiation)
+    ) {
       throw new RpcError(
         RPC_ERRORS.RATE_LIMITED,
         `candidate: more than ${limits.maxCandidatesPerNegotiation} in one negotiation with ${to}`,

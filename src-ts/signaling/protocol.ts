@@ -89,7 +89,7 @@ export interface Announce {
   denyPeers?: string[]
 }
 
-export type RelayMethod = 'peer.offer' | 'peer.answer' | 'peer.ice_candidate'
+export type RelayMethod = 'peer.offer' | 'peer.answer' | 'peer.ice_candidate' | 'peer.error'
 
 /** A refusal that becomes a JSON-RPC error answer. */
 export class RpcError extends Error {
@@ -190,6 +190,11 @@ export function checkRelayPayload(method: RelayMethod, params: JsonObject, limit
     checkCandidate(params, limits)
     return
   }
+  if (method === 'peer.error') {
+    if (!Number.isInteger(params.code)) throw badParam('code', 'expected an integer')
+    readText(params, 'message', MAX_REASON_CHARS)
+    return
+  }
   const { sdp } = params
   if (typeof sdp !== 'string') throw badParam('sdp', 'expected a string')
   if (Buffer.byteLength(sdp) > limits.maxSdpBytes) throw tooLarge('sdp', limits.maxSdpBytes)
@@ -227,7 +232,7 @@ export const MAX_CAPABILITIES = 32
 export const MAX_CAPABILITY_CHARS = 64
 /** Entries of `allow_peers` and of `deny_peers`. */
 export const MAX_LISTED_PEERS = 256
-/** Characters of `reason`. */
+/** Characters of `reason`, and of the `message` of a `peer.error`. */
 export const MAX_REASON_CHARS = 256
 const MAX_TOKEN_CHARS = 8_192
 const MAX_KEY_CHARS = 1_024

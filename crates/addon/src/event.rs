@@ -2,16 +2,16 @@
 
 use napi::bindgen_prelude::Uint8Array;
 use napi_derive::napi;
-use remotemedia_transport::{Event, Message, PeerId, Signal};
+use remotemedia_transport::{Event, Message, PeerId, PeerStatus, Signal};
 
 use crate::error::NativeError;
 use crate::item::ItemOut;
-use crate::stats::{PeerStatsOut, peer_stats};
+use crate::stats::{NativePath, PeerStatsOut, milliseconds, path_out, peer_stats};
 
 /// Something that happened. `kind` says which fields there are.
 #[napi(object, object_from_js = false)]
 pub struct NativeEvent {
-    /// `offer`, `answer`, `candidate`, `signalError`, `connected`, `joined`, `left`, `state`, `message`, `drained`,
+    /// `offer`, `answer`, `candidate`, `signalError`, `connected`, `joined`, `left`, `state`, `path`, `message`, `drained`,
     /// `channelOpen`, `channelClosed`, `media`, `stats`, `error`.
     pub kind: &'static str,
     /// The peer concerned.
@@ -20,6 +20,12 @@ pub struct NativeEvent {
     pub text: Option<String>,
     /// Why a state changed; the mid of a candidate.
     pub detail: Option<String>,
+    /// Why a state changed or a peer left: a stable word.
+    pub code: Option<String>,
+    /// The way to the peer.
+    pub path: Option<NativePath>,
+    /// Round trip on it, in milliseconds.
+    pub round_trip_ms: Option<f64>,
     /// The request answered, the channel, or a candidate's section.
     pub number: Option<u32>,
     /// A received message or media.
@@ -35,20 +41,6 @@ pub struct NativeEvent {
 }
 
 pub(crate) fn event_out(event: Event) -> NativeEvent {
-    fn empty(kind: &'static str, peer: Option<PeerId>) -> NativeEvent {
-        NativeEvent {
-            kind,
-            peer_id: peer.map(|p| p.to_string()),
-            text: None,
-            detail: None,
-            number: None,
-            item: None,
-            ordered: None,
-            reliable: None,
-            error: None,
-            stats: None,
-        }
-    }
     match event {
         Event::Signal { peer, signal } => match signal {
             Signal::Offer(sdp) => NativeEvent { text: Some(sdp), ..empty("offer", Some(peer)) },
@@ -75,14 +67,13 @@ pub(crate) fn event_out(event: Event) -> NativeEvent {
             detail: Some(serde_json::to_string(&p.capabilities).unwrap_or_default()),
             ..empty("joined", Some(p.peer_id))
         },
-        Event::PeerLeft { peer, reason } => {
-            NativeEvent { text: Some(reason.to_string()), ..empty("left", Some(peer)) }
-        }
-        Event::PeerState { peer, state, reason } => NativeEvent {
-            text: Some(state.as_str().to_owned()),
-            detail: Some(reason.to_string()),
-            ..empty("state", Some(peer))
+        Event::PeerLeft { peer, reason } => NativeEvent {
+            text: Some(reason.to_string()),
+            code: Some(reason.code().to_owned()),
+            ..empty("left", Some(peer))
         },
+        Event::PeerState { peer, status } => status_out("state", peer, status),
+        Event::PeerPath { peer, status } => status_out("path", peer, status),
         Event::Message { peer, channel, message } => match message_out(message) {
             Some(item) => {
                 NativeEvent { number: Some(channel), item: Some(item), ..empty("message", Some(peer)) }
@@ -118,6 +109,35 @@ pub(crate) fn event_out(event: Event) -> NativeEvent {
             ..empty("stats", None)
         },
         Event::Error { peer, error } => NativeEvent { error: Some(error.into()), ..empty("error", peer) },
+    }
+}
+
+fn empty(kind: &'static str, peer: Option<PeerId>) -> NativeEvent {
+    NativeEvent {
+        kind,
+        peer_id: peer.map(|p| p.to_string()),
+        text: None,
+        detail: None,
+        code: None,
+        path: None,
+        round_trip_ms: None,
+        number: None,
+        item: None,
+        ordered: None,
+        reliable: None,
+        error: None,
+        stats: None,
+    }
+}
+
+fn status_out(kind: &'static str, peer: PeerId, status: PeerStatus) -> NativeEvent {
+    NativeEvent {
+        text: Some(status.state.as_str().to_owned()),
+        detail: Some(status.reason.to_string()),
+        code: Some(status.reason.code().to_owned()),
+        path: status.path.map(path_out),
+        round_trip_ms: status.round_trip.map(milliseconds),
+        ..empty(kind, Some(peer))
     }
 }
 

@@ -1,7 +1,9 @@
 //! Statistics on their way out; TypeScript gives them their W3C names.
 
+use std::time::Duration;
+
 use napi_derive::napi;
-use remotemedia_transport::{InboundStats, OutboundStats, PeerStats};
+use remotemedia_transport::{InboundStats, OutboundStats, PeerPath, PeerStats, RelayProtocol};
 
 use crate::transport::codec_name;
 
@@ -46,6 +48,19 @@ pub struct PeerStatsOut {
     pub audio_out: OutboundOut,
     /// Video out.
     pub video_out: OutboundOut,
+}
+
+/// The way to a peer.
+#[napi(object, object_from_js = false)]
+pub struct NativePath {
+    /// `host`, `srflx`, `prflx` or `relay`: our end.
+    pub local: &'static str,
+    /// The peer's end.
+    pub remote: &'static str,
+    /// `udp`; `tcp` or `tls` where our TURN server is reached by that.
+    pub protocol: &'static str,
+    /// `IPv4` or `IPv6`.
+    pub family: &'static str,
 }
 
 /// Media from a peer.
@@ -166,6 +181,19 @@ fn outbound(link: &remotemedia_transport::LinkOutbound, media: &OutboundStats) -
         width: media.width,
         height: media.height,
     }
+}
+
+pub(crate) fn path_out(path: PeerPath) -> NativePath {
+    NativePath {
+        local: kind(path.local),
+        remote: kind(path.remote),
+        protocol: path.relay_protocol.map_or("udp", RelayProtocol::as_str),
+        family: if path.ipv6 { "IPv6" } else { "IPv4" },
+    }
+}
+
+pub(crate) fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
 }
 
 fn kind(kind: remotemedia_transport::CandidateKind) -> &'static str {

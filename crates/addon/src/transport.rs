@@ -17,6 +17,7 @@ use crate::event::{NativeEvent, event_out};
 use crate::frame::Frame;
 use crate::item::ItemIn;
 use crate::runner::{JsPlan, JsRunner};
+use crate::stats::{NativePath, milliseconds, path_out};
 use crate::wake::Wake;
 
 /// Settings; TypeScript has checked them and filled in defaults.
@@ -86,6 +87,14 @@ pub struct NativePeer {
     pub peer_id: String,
     /// W3C state.
     pub state: &'static str,
+    /// Why it is in that state: a stable word.
+    pub reason_code: &'static str,
+    /// The same with details, for people.
+    pub reason: String,
+    /// The way to it.
+    pub path: Option<NativePath>,
+    /// Round trip on it, in milliseconds.
+    pub round_trip_ms: Option<f64>,
     /// It takes audio.
     pub audio: bool,
     /// What video it takes.
@@ -147,6 +156,22 @@ pub struct NativeCounters {
     pub signals_refused: f64,
     /// Media and messages that could not be sent.
     pub packets_refused: f64,
+    /// Announcements with a bad id or too much data, and peers beyond the roster.
+    pub announcements_dropped: f64,
+    /// Offers of denied peers.
+    pub denied_offers: f64,
+    /// Offers there was no room for.
+    pub refused_offers: f64,
+    /// Offers and answers that are no SDP, too long, or not accepted.
+    pub bad_descriptions: f64,
+    /// Answers without an offer.
+    pub unexpected_answers: f64,
+    /// Candidates of unknown peers.
+    pub unknown_candidates: f64,
+    /// Candidates too long or beyond the limit of a negotiation.
+    pub dropped_candidates: f64,
+    /// Links that failed.
+    pub failed_links: f64,
     /// Pictures replaced before JavaScript took them.
     pub video_dropped: f64,
     /// Audio dropped because JavaScript was late.
@@ -286,7 +311,11 @@ impl JsTransport {
         peers
             .map(|p| NativePeer {
                 peer_id: p.id.to_string(),
-                state: p.state.as_str(),
+                state: p.status.state.as_str(),
+                reason_code: p.status.reason.code(),
+                reason: p.status.reason.to_string(),
+                path: p.status.path.map(path_out),
+                round_trip_ms: p.status.round_trip.map(milliseconds),
                 audio: p.audio,
                 video_codec: p.video_codec.map(codec_name),
                 buffered_amount: p.buffered_amount as f64,
@@ -406,6 +435,14 @@ impl JsTransport {
             media_commands_dropped: c.media_commands_dropped as f64,
             signals_refused: c.signals_refused as f64,
             packets_refused: c.packets_refused as f64,
+            announcements_dropped: (c.mesh.bad_announcements + c.mesh.roster_overflow) as f64,
+            denied_offers: c.mesh.denied_offers as f64,
+            refused_offers: c.mesh.refused_offers as f64,
+            bad_descriptions: c.mesh.bad_descriptions as f64,
+            unexpected_answers: c.mesh.unexpected_answers as f64,
+            unknown_candidates: c.mesh.unknown_candidates as f64,
+            dropped_candidates: c.mesh.dropped_candidates as f64,
+            failed_links: c.mesh.failed_links as f64,
             video_dropped: c.events.video_dropped as f64,
             audio_dropped: c.events.audio_dropped as f64,
             events_dropped: c.events.events_dropped as f64,

@@ -304,7 +304,7 @@ impl Link {
             self.transmits.extend(self.resend.last.iter().cloned());
         }
         if data[0] < 20 {
-            self.mirror.received(local, remote, data);
+            self.mirror.received(now, local, remote, data);
         }
         let _ = self.pc.handle_read(TaggedBytesMut {
             now,
@@ -449,7 +449,7 @@ impl Link {
         if first >= 20 {
             self.selected = Some((transmit.local, transmit.remote));
         } else {
-            self.mirror.sent(&transmit.data);
+            self.mirror.sent(message.now, &transmit.data);
         }
         if (20..=63).contains(&first) && !self.resend.frozen {
             self.resend.sent(message.now, transmit.clone());

@@ -1,9 +1,11 @@
-//! How the peer sees us: the address in the answers to our checks (RFC 8445, section 7.2.5.3.1). The engine doesn't keep it.
+//! What the answers to our checks tell: how the peer sees us (RFC 8445, section 7.2.5.3.1), which the engine doesn't keep, and how long
+//! they took, which the engine only tells within all its statistics.
 
 use crate::local::Local;
 use crate::stats::CandidateKind;
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
 
 /// Checks that wait for their answer, and paths whose answer is remembered.
 const MAX_CHECKS: usize = 256;
@@ -16,40 +18,52 @@ const XOR_MAPPED_ADDRESS: u16 = 0x0020;
 
 #[derive(Debug, Default)]
 pub(crate) struct Mirror {
-    checks: VecDeque<[u8; 12]>,
-    seen: VecDeque<((SocketAddr, SocketAddr), SocketAddr)>,
+    checks: VecDeque<([u8; 12], Instant)>,
+    seen: VecDeque<Seen>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    path: (SocketAddr, SocketAddr),
+    mapped: SocketAddr,
+    round_trip: Duration,
 }
 
 impl Mirror {
     /// A STUN message went out.
-    pub fn sent(&mut self, data: &[u8]) {
+    pub fn sent(&mut self, now: Instant, data: &[u8]) {
         if let Some(id) = transaction(data, BINDING_REQUEST) {
             if self.checks.len() == MAX_CHECKS {
                 self.checks.pop_front();
             }
-            self.checks.push_back(id);
+            self.checks.push_back((id, now));
         }
     }
 
     /// A STUN message came in.
-    pub fn received(&mut self, local: SocketAddr, remote: SocketAddr, data: &[u8]) {
+    pub fn received(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr, data: &[u8]) {
         let Some(id) = transaction(data, BINDING_SUCCESS) else { return };
-        let Some(index) = self.checks.iter().position(|known| *known == id) else { return };
-        self.checks.remove(index);
+        let Some(index) = self.checks.iter().position(|(known, _)| *known == id) else { return };
+        let Some((_, sent)) = self.checks.remove(index) else { return };
         let Some(mapped) = mapped_address(data) else { return };
         let path = (local, remote);
-        self.seen.retain(|(known, _)| *known != path);
+        self.seen.retain(|seen| seen.path != path);
         if self.seen.len() == MAX_PATHS {
             self.seen.pop_front();
         }
-        self.seen.push_back((path, mapped));
+        self.seen.push_back(Seen { path, mapped, round_trip: now.saturating_duration_since(sent) });
+    }
+
+    /// How long the last answered check on a path took.
+    pub fn round_trip(&self, local: SocketAddr, remote: SocketAddr) -> Option<Duration> {
+        self.seen.iter().find(|seen| seen.path == (local, remote)).map(|seen| seen.round_trip)
     }
 
     /// What our end of a path is. A path that was never answered is taken for what its base is.
     pub fn local_kind(&self, local: SocketAddr, remote: SocketAddr, candidates: &[Local]) -> CandidateKind {
         let base = candidates.iter().find(|l| l.candidate.address() == local).map(|l| l.candidate.kind());
         let base = base.unwrap_or(CandidateKind::Host);
-        let Some((_, mapped)) = self.seen.iter().find(|(path, _)| *path == (local, remote)) else {
+        let Some(Seen { mapped, .. }) = self.seen.iter().find(|seen| seen.path == (local, remote)) else {
             return base;
         };
         if *mapped == local {
@@ -130,41 +144,44 @@ mod tests {
                 (addr(base), addr(mapped), addr(other), addr("198.51.100.9:4000"));
             let known = [LocalCandidate::Host(base), LocalCandidate::ServerReflexive { mapped, base }]
                 .map(|candidate| Local { candidate, line: String::new() });
-            let mut mirror = Mirror::default();
+            let (mut mirror, now) = (Mirror::default(), Instant::now());
             for (id, seen, kind) in [
                 (1, base, CandidateKind::Host),
                 (2, mapped, CandidateKind::ServerReflexive),
                 (3, other, CandidateKind::PeerReflexive),
             ] {
-                mirror.sent(&message(BINDING_REQUEST, id, None));
-                mirror.received(base, peer, &message(BINDING_SUCCESS, id, Some(seen)));
+                let took = Duration::from_millis(u64::from(id) * 10);
+                mirror.sent(now, &message(BINDING_REQUEST, id, None));
+                mirror.received(now + took, base, peer, &message(BINDING_SUCCESS, id, Some(seen)));
                 assert_eq!(mirror.local_kind(base, peer, &known), kind);
+                assert_eq!(mirror.round_trip(base, peer), Some(took));
             }
             // An answer to nothing we asked says nothing.
-            mirror.received(base, peer, &message(BINDING_SUCCESS, 4, Some(base)));
-            mirror.received(base, peer, &message(BINDING_SUCCESS, 3, Some(base)));
+            mirror.received(now, base, peer, &message(BINDING_SUCCESS, 4, Some(base)));
+            mirror.received(now, base, peer, &message(BINDING_SUCCESS, 3, Some(base)));
             assert_eq!(mirror.local_kind(base, peer, &known), CandidateKind::PeerReflexive);
             assert_eq!(mirror.local_kind(base, addr("198.51.100.9:1"), &known), CandidateKind::Host);
+            assert_eq!(mirror.round_trip(base, addr("198.51.100.9:1")), None);
         }
     }
 
     #[test]
     fn truncated_answers_and_many_checks_cost_little() {
-        let mut mirror = Mirror::default();
+        let (mut mirror, now) = (Mirror::default(), Instant::now());
         let whole = message(BINDING_SUCCESS, 7, Some(addr("203.0.113.7:61000")));
         for len in 0..whole.len() {
-            mirror.sent(&message(BINDING_REQUEST, 7, None));
-            mirror.received(addr("10.0.0.1:1"), addr("10.0.0.2:1"), &whole[..len]);
+            mirror.sent(now, &message(BINDING_REQUEST, 7, None));
+            mirror.received(now, addr("10.0.0.1:1"), addr("10.0.0.2:1"), &whole[..len]);
             assert!(mirror.seen.is_empty(), "{len} bytes");
         }
         for n in 0..2000u16 {
             let mut check = message(BINDING_REQUEST, 0, None);
             check[8..10].copy_from_slice(&n.to_be_bytes());
-            mirror.sent(&check);
+            mirror.sent(now, &check);
             let mut answer = message(BINDING_SUCCESS, 0, Some(addr("203.0.113.7:61000")));
             answer[8..10].copy_from_slice(&n.to_be_bytes());
-            mirror.received(addr("10.0.0.1:1"), SocketAddr::from(([10, 0, 0, 2], n + 1)), &answer);
-            mirror.sent(&check);
+            mirror.received(now, addr("10.0.0.1:1"), SocketAddr::from(([10, 0, 0, 2], n + 1)), &answer);
+            mirror.sent(now, &check);
         }
         assert_eq!((mirror.checks.len(), mirror.seen.len()), (MAX_CHECKS, MAX_PATHS));
     }

@@ -1,13 +1,10 @@
 //! Counters of a link.
 
-use crate::event::LinkState;
 use crate::link::Link;
-use crate::local::{LocalCandidate, RelayProtocol};
+use crate::local::{Local, LocalCandidate, RelayProtocol};
 use crate::tap;
-use rtc::statistics::StatsSelector;
-use rtc::statistics::report::RTCStatsReportEntry;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Where a link stands. Counts are since the link was made.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -142,8 +139,8 @@ pub struct Drops {
 }
 
 impl Link {
-    /// Counters. Reads the engine's statistics for the round trip, so not for every packet.
-    pub fn stats(&mut self, now: Instant) -> LinkStats {
+    /// Counters.
+    pub fn stats(&self) -> LinkStats {
         let mut out = self.stats.clone();
         let shared = tap::lock(&self.shared);
         (out.audio_in, out.video_in) = (shared.audio_in.stats, shared.video_in.stats);
@@ -159,31 +156,31 @@ impl Link {
         out.drops.nack_limited = shared.nack_limited;
         out.drops.rtp_unknown += shared.rtp_unknown;
         drop(shared);
-        out.selected = self.selected.map(|(local, remote)| SelectedPair {
+        out.selected = self.path();
+        out.round_trip = self.round_trip();
+        out
+    }
+
+    /// The pair in use.
+    pub fn path(&self) -> Option<SelectedPair> {
+        let (local, remote) = self.selected?;
+        let protocol = |l: &Local| match l.candidate {
+            LocalCandidate::Relay { relayed, protocol } if relayed == local => Some(protocol),
+            _ => None,
+        };
+        let known = self.remote_candidates.iter().find(|c| c.addr == remote);
+        Some(SelectedPair {
             local,
             local_kind: self.mirror.local_kind(local, remote, &self.local_candidates),
-            relay_protocol: self.local_candidates.iter().find_map(|l| match l.candidate {
-                LocalCandidate::Relay { relayed, protocol } if relayed == local => Some(protocol),
-                _ => None,
-            }),
+            relay_protocol: self.local_candidates.iter().find_map(protocol),
             remote,
-            remote_kind: self
-                .remote_candidates
-                .iter()
-                .find(|c| c.addr == remote)
-                .map_or(CandidateKind::PeerReflexive, |c| c.kind),
-        });
-        if self.state != LinkState::Closed && self.selected.is_some() {
-            let report = self.pc.get_stats(now, StatsSelector::None);
-            out.round_trip = report.iter().find_map(|entry| match entry {
-                RTCStatsReportEntry::IceCandidatePair(pair)
-                    if pair.nominated && pair.current_round_trip_time > 0.0 =>
-                {
-                    Duration::try_from_secs_f64(pair.current_round_trip_time).ok()
-                }
-                _ => None,
-            });
-        }
-        out
+            remote_kind: known.map_or(CandidateKind::PeerReflexive, |c| c.kind),
+        })
+    }
+
+    /// Round trip of the last answered check on the pair in use; those come with every keepalive.
+    pub fn round_trip(&self) -> Option<Duration> {
+        let (local, remote) = self.selected?;
+        self.mirror.round_trip(local, remote)
     }
 }

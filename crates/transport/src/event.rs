@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use bytes::Bytes;
 use remotemedia_media::{AudioFrame, VideoFrame};
 
-use crate::{Message, PeerAnnouncement, PeerId, PeerState, PeerStats, Reason, Signal, TransportError};
+use crate::{Message, PeerAnnouncement, PeerId, PeerStats, PeerStatus, Reason, Signal, TransportError};
 
 /// Received messages that wait for the owner, in bytes, before peers are made to wait.
 pub const MAX_WAITING_MESSAGE_BYTES: usize = 8 << 20;
@@ -47,10 +47,15 @@ pub enum Event {
     PeerState {
         /// Who.
         peer: PeerId,
-        /// W3C `RTCPeerConnectionState`.
-        state: PeerState,
-        /// Why it changed.
-        reason: Reason,
+        /// Its state now, and why.
+        status: PeerStatus,
+    },
+    /// The connection to a peer goes another way now, in the same state.
+    PeerPath {
+        /// Who.
+        peer: PeerId,
+        /// With the new path.
+        status: PeerStatus,
     },
     /// A data channel message arrived.
     Message {
@@ -109,6 +114,9 @@ pub enum Event {
         /// One entry a peer there is a link with.
         peers: Vec<PeerStats>,
     },
+    /// The transport is to be given TURN servers: at the start if [`crate::Config::asks_turn_servers`] says so, then whenever
+    /// a server refuses the credentials. [`crate::Transport::set_turn_servers`] is the answer.
+    TurnServersNeeded,
     /// Something failed that no call waits for.
     Error {
         /// The peer concerned, if one is.

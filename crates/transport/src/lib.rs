@@ -10,6 +10,7 @@ mod audio_in;
 mod audio_out;
 mod config;
 mod event;
+mod ice;
 mod net;
 mod outputs;
 mod peer;
@@ -26,14 +27,16 @@ use bytes::Bytes;
 
 pub use config::{AudioConfig, Config, VideoConfig};
 pub use event::{Event, EventCounters, MAX_WAITING_AUDIO_US, MAX_WAITING_MESSAGE_BYTES};
+pub use ice::{IceTransportPolicy, MAX_ICE_SERVERS, StunServer, TurnServer};
 pub use net::SocketCounters;
-pub use peer::{HIGH_WATER_BYTES, LOW_WATER_BYTES, MAX_WAITING_BYTES};
+pub use peer::{HIGH_WATER_BYTES, LOW_WATER_BYTES, MAX_WAITING_BYTES, PeerPath, PeerStatus};
 pub use remotemedia_link::{
     CandidateKind, ChannelOptions, DataMode, InboundStats as LinkInbound, LinkStats,
-    OutboundStats as LinkOutbound,
+    OutboundStats as LinkOutbound, RelayProtocol,
 };
 pub use remotemedia_mesh::{
-    ConnectError, IceCandidate, PeerAnnouncement, PeerId, PeerState, Reason, Retry, Signal, Warning,
+    ConnectError, Counters as MeshCounters, IceCandidate, PeerAnnouncement, PeerId, PeerState, Reason, Retry,
+    Signal, Warning,
 };
 pub use session::{RouteConfig, RouteTo, SessionId, Track};
 pub use stats::{InboundStats, OutboundStats, PeerStats, TransportCounters};
@@ -129,6 +132,14 @@ pub enum TransportError {
         /// What kind of thing.
         warning: Warning,
         /// Details.
+        message: String,
+    },
+    /// A STUN or TURN server is of no use at present; it is tried again.
+    #[error("{server}: {message}")]
+    IceServer {
+        /// Its URL.
+        server: String,
+        /// What is wrong.
         message: String,
     },
     /// The transport is closed.

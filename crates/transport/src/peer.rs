@@ -3,11 +3,13 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
 
 use bytes::Bytes;
+use remotemedia_link::{CandidateKind, RelayProtocol, SelectedPair};
 use remotemedia_media::VideoCodec;
 
-use crate::{Message, PeerId, PeerState, TransportError};
+use crate::{Message, PeerId, PeerState, Reason, TransportError};
 
 /// A send is done at once while less than this waits for the peer, in bytes; above it, [`crate::Event::Drained`] tells when.
 pub const HIGH_WATER_BYTES: usize = 1 << 20;
@@ -19,11 +21,37 @@ pub const MAX_WAITING_BYTES: usize = 64 << 20;
 /// Shared by the net thread (which writes it), workers and the owner (who read it).
 pub(crate) struct Peer {
     pub(crate) id: PeerId,
-    state: Mutex<PeerState>,
+    status: Mutex<PeerStatus>,
     video_codec: AtomicU8,
     audio: AtomicBool,
     max_message_size: AtomicUsize,
     channels: Mutex<HashMap<u32, Outbox>>,
+}
+
+/// Where the connection to a peer stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// State of the connection.
+    pub state: PeerState,
+    /// Why it is in that state.
+    pub reason: Reason,
+    /// The way to the peer; while it is `disconnected`, the last one.
+    pub path: Option<PeerPath>,
+    /// Round trip on that path as of a second ago at most, once it was measured.
+    pub round_trip: Option<Duration>,
+}
+
+/// The way to a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerPath {
+    /// What our end is.
+    pub local: CandidateKind,
+    /// What the peer's end is.
+    pub remote: CandidateKind,
+    /// How our TURN server is reached, where our end is a relay.
+    pub relay_protocol: Option<RelayProtocol>,
+    /// IPv6, between the two ends.
+    pub ipv6: bool,
 }
 
 /// Messages of one channel, waiting for room in the engine.
@@ -48,7 +76,12 @@ impl Peer {
     pub(crate) fn new(id: PeerId) -> Peer {
         Peer {
             id,
-            state: Mutex::new(PeerState::New),
+            status: Mutex::new(PeerStatus {
+                state: PeerState::New,
+                reason: Reason::Announced,
+                path: None,
+                round_trip: None,
+            }),
             video_codec: AtomicU8::new(0),
             audio: AtomicBool::new(false),
             max_message_size: AtomicUsize::new(0),
@@ -57,11 +90,29 @@ impl Peer {
     }
 
     pub(crate) fn state(&self) -> PeerState {
-        *crate::lock(&self.state)
+        crate::lock(&self.status).state
     }
 
-    pub(crate) fn set_state(&self, state: PeerState) {
-        *crate::lock(&self.state) = state;
+    pub(crate) fn status(&self) -> PeerStatus {
+        crate::lock(&self.status).clone()
+    }
+
+    /// Takes over a change of state, and returns all there is to tell about it.
+    pub(crate) fn set_state(&self, state: PeerState, reason: Reason) -> PeerStatus {
+        let mut status = crate::lock(&self.status);
+        (status.state, status.reason) = (state, reason);
+        if !matches!(state, PeerState::Connected | PeerState::Disconnected) {
+            (status.path, status.round_trip) = (None, None);
+        }
+        status.clone()
+    }
+
+    /// Takes over which way the link goes. Returns the status if that is another way than before.
+    pub(crate) fn set_path(&self, path: PeerPath, round_trip: Option<Duration>) -> Option<PeerStatus> {
+        let mut status = crate::lock(&self.status);
+        status.round_trip = round_trip;
+        let before = status.path.replace(path);
+        before.filter(|before| *before != path).map(|_| status.clone())
     }
 
     /// The codec this peer is sent, once negotiated.
@@ -153,6 +204,17 @@ impl Peer {
             outbox.waited_for = false;
         }
         drained
+    }
+}
+
+impl From<SelectedPair> for PeerPath {
+    fn from(pair: SelectedPair) -> PeerPath {
+        PeerPath {
+            local: pair.local_kind,
+            remote: pair.remote_kind,
+            relay_protocol: pair.relay_protocol,
+            ipv6: pair.local.is_ipv6(),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What every thread of a transport shares.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -12,10 +13,11 @@ use remotemedia_mesh as mesh;
 use remotemedia_pipeline::{Data, Item, WorkerPool};
 
 use crate::event::{Event, EventQueue};
+use crate::net::Address;
 use crate::outputs::{Outputs, VideoSource};
 use crate::peer::{Peer, Peers};
 use crate::session::{Sessions, Track};
-use crate::{Config, PeerId, TransportCounters};
+use crate::{Config, MeshCounters, PeerId, TransportCounters, TurnServer};
 
 /// Orders that wait for the net thread; it never blocks, so more than a few mean that the machine is overloaded.
 const MAX_WAITING_MEDIA: usize = 4096;
@@ -45,6 +47,10 @@ pub(crate) struct Counters {
     pub(crate) congested_datagrams: AtomicU64,
     pub(crate) signals_refused: AtomicU64,
     pub(crate) packets_refused: AtomicU64,
+    pub(crate) names_resolved: AtomicU64,
+    pub(crate) names_unresolved: AtomicU64,
+    /// A copy of the mesh's own.
+    pub(crate) mesh: Mutex<MeshCounters>,
 }
 
 /// What other threads ask of the net thread.
@@ -81,6 +87,14 @@ pub(crate) enum Command {
     RequestKeyframe {
         peer: PeerId,
     },
+    /// Our addresses have changed.
+    Addresses(Vec<Address>),
+    /// A server's name was looked up.
+    Resolved {
+        host: Arc<str>,
+        result: Result<Vec<IpAddr>, String>,
+    },
+    TurnServers(Vec<TurnServer>),
     Stats {
         request: u32,
         peer: Option<PeerId>,
@@ -178,6 +192,9 @@ impl Shared {
             media_commands_dropped: self.commands.dropped(),
             signals_refused: get(&self.counters.signals_refused),
             packets_refused: get(&self.counters.packets_refused),
+            names_resolved: get(&self.counters.names_resolved),
+            names_unresolved: get(&self.counters.names_unresolved),
+            mesh: *crate::lock(&self.counters.mesh),
             events: self.events.counters(),
         }
     }

@@ -6,7 +6,7 @@ use remotemedia_link::LinkStats;
 use remotemedia_media::VideoCodec;
 
 use crate::event::EventCounters;
-use crate::{PeerId, PeerState, SocketCounters};
+use crate::{MeshCounters, PeerId, PeerState, SocketCounters};
 
 /// One peer at one moment.
 #[derive(Debug, Clone)]
@@ -88,6 +88,12 @@ pub struct TransportCounters {
     pub signals_refused: u64,
     /// Media or messages that the engine refused to send.
     pub packets_refused: u64,
+    /// Candidates with a `.local` name whose address was found, a link each.
+    pub names_resolved: u64,
+    /// Those whose address was not found, or not asked for.
+    pub names_unresolved: u64,
+    /// What was dropped or ignored of what signaling brought.
+    pub mesh: MeshCounters,
     /// What waits, or was dropped, on the way to the owner.
     pub events: EventCounters,
 }

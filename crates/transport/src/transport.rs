@@ -12,12 +12,12 @@ use remotemedia_pipeline::{Item, NodeError, PanicReport, Plan, SessionStats, Wor
 use crate::event::{Event, EventQueue};
 use crate::net::{Net, WAKE};
 use crate::outputs::{Outputs, SourceKey};
-use crate::peer::{Peer, Peers};
+use crate::peer::{Peer, PeerStatus, Peers};
 use crate::session::{RouteConfig, SessionId, Sessions};
 use crate::shared::{Command, Commands, Counters, Shared};
 use crate::{
     ChannelOptions, Config, Message, PeerAnnouncement, PeerId, PeerState, Signal, TransportCounters,
-    TransportError,
+    TransportError, TurnServer,
 };
 
 /// Threads for video and pipelines: each picture in the machine is worked on by one of them at a time.
@@ -35,8 +35,8 @@ pub struct Transport {
 pub struct PeerInfo {
     /// Its id.
     pub id: PeerId,
-    /// State of the connection to it.
-    pub state: PeerState,
+    /// The connection to it.
+    pub status: PeerStatus,
     /// It takes audio.
     pub audio: bool,
     /// The video codec it takes.
@@ -124,6 +124,14 @@ impl Transport {
         });
     }
 
+    /// The TURN servers from now on. One that is known already keeps its relay, and takes other credentials.
+    pub fn set_turn_servers(&self, servers: Vec<TurnServer>) -> Result<(), TransportError> {
+        self.open()?;
+        TurnServer::check_all(&servers)?;
+        self.shared.commands.push(Command::TurnServers(servers));
+        Ok(())
+    }
+
     /// The signaling connection is gone; links live on.
     pub fn signaling_lost(&self) {
         self.mesh(Input::SignalingLost);
@@ -160,7 +168,7 @@ impl Transport {
             .into_iter()
             .map(|peer| PeerInfo {
                 id: peer.id.clone(),
-                state: peer.state(),
+                status: peer.status(),
                 audio: peer.audio(),
                 video_codec: peer.video_codec(),
                 buffered_amount: peer.buffered_amount(0),

@@ -18,7 +18,7 @@ fn a_peer_that_closes_is_seen_to_go_and_nothing_is_left() {
     room.run_until("a sees b go", |m| {
         m[a].events
             .iter()
-            .any(|e| matches!(e, Event::PeerState { state: PeerState::Closed | PeerState::Failed, .. }))
+            .any(|e| matches!(e, Event::PeerState { status, .. } if matches!(status.state, PeerState::Closed | PeerState::Failed)))
     });
     assert!(matches!(
         room.members[b].transport.send_message("a", 0, Message::Text(Bytes::new())),

@@ -1,28 +1,43 @@
 //! The net thread: owns the sockets, the mesh and every link. It never blocks on anything but its poll.
 
+mod candidates;
 mod demux;
 mod entry;
+mod gather;
+mod interfaces;
+mod links;
+mod mdns;
+mod ports;
+mod relay;
+mod relays;
+mod resolve;
 mod socket;
+mod stream;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use mio::{Events, Interest, Poll, Token};
-use remotemedia_link::{Certificate, Link, LinkConfig, LinkEvent, LinkState, MessageKind};
+use mio::{Events, Poll, Token};
+use remotemedia_link::{Certificate, LinkConfig, LinkEvent, LinkState, LocalCandidate, MessageKind};
 use remotemedia_mesh::{Action, IceCandidate, Input, LinkId, Mesh, MeshConfig, PeerState, Time};
 use remotemedia_pipeline::{Data, Item};
 
 use crate::event::Event;
 use crate::session::Track;
-use crate::shared::{Command, Shared};
-use crate::{Message, PeerId, PeerStats, TransportError};
+use crate::shared::{Command, Every, Shared};
+use crate::{IceTransportPolicy, Message, PeerId, PeerStats, PeerStatus, TransportError};
 use demux::Demux;
 use entry::Entry;
+use gather::Gather;
+pub(crate) use interfaces::Address;
+use interfaces::Watch;
+use mdns::Mdns;
+use ports::{PortId, Ports};
 pub use socket::SocketCounters;
-use socket::{ReceiveBuffers, Socket};
+use socket::ReceiveBuffers;
+use stream::Trust;
 
 pub(crate) const WAKE: Token = Token(usize::MAX);
 /// Receive calls on one socket before the others have their turn.
@@ -31,13 +46,25 @@ const RECEIVES_A_TURN: usize = 16;
 const MAX_SLEEP: Duration = Duration::from_secs(1);
 /// First byte of a DTLS record with application data (RFC 6347 §4.1).
 const DTLS_APPLICATION_DATA: u8 = 23;
+/// First byte of a STUN success or error response (RFC 8489 §5).
+const STUN_ANSWER: u8 = 1;
 
 pub(crate) struct Net {
     shared: Arc<Shared>,
     poll: Poll,
     start: Instant,
-    sockets: Vec<Socket>,
-    by_local: HashMap<SocketAddr, usize>,
+    ports: Ports,
+    gather: Gather,
+    /// What gathering found so far.
+    candidates: Vec<LocalCandidate>,
+    mdns: Mdns,
+    /// Links that wait for the address of a name.
+    named: HashMap<String, BTreeSet<LinkId>>,
+    /// Our addresses as of the last look.
+    addresses: Vec<Address>,
+    trust: Trust,
+    /// Looks whether our addresses change, until the end.
+    _watch: Watch,
     mesh: Mesh,
     links: HashMap<LinkId, Entry>,
     by_peer: HashMap<PeerId, LinkId>,
@@ -50,6 +77,7 @@ pub(crate) struct Net {
     dirty: BTreeSet<LinkId>,
     commands: VecDeque<Command>,
     requests: HashMap<u64, PeerId>,
+    paths_due: Every,
 }
 
 impl Net {
@@ -58,29 +86,23 @@ impl Net {
         let system = |what: &'static str| {
             move |e: std::io::Error| TransportError::System { what, message: e.to_string() }
         };
-        let mut sockets = Vec::new();
-        let mut by_local = HashMap::new();
-        for address in local_addresses().map_err(system("network interfaces"))? {
-            // An address can go away between the two calls; the others still serve.
-            let Ok(mut socket) = Socket::bind(SocketAddr::new(address, 0), shared.config.socket_buffer_bytes)
-            else {
-                continue;
-            };
-            let index = sockets.len();
-            poll.registry()
-                .register(socket.source(), Token(index), Interest::READABLE | Interest::WRITABLE)
-                .map_err(system("poll"))?;
-            by_local.insert(socket.local(), index);
-            sockets.push(socket);
-        }
-        if sockets.is_empty() {
-            let message = "no interface of this machine could be bound".to_string();
-            return Err(TransportError::System { what: "UDP sockets", message });
-        }
-        let granted = sockets.iter().map(Socket::granted_buffer_bytes).min().unwrap_or(0);
+        let now = Instant::now();
+        let registry = poll.registry().try_clone().map_err(system("poll"))?;
+        let addresses = interfaces::local_addresses().map_err(system("network interfaces"))?;
+        let config = &shared.config;
+        let mut gather = Gather::new(
+            now,
+            config.ice_transport_policy,
+            config.stun_servers.clone(),
+            config.turn_servers.clone(),
+            config.asks_turn_servers,
+            seed,
+        );
+        gather.set_addresses(now, &addresses.iter().map(|a| a.ip).collect::<Vec<_>>());
+        let ports = Ports::new(registry);
+        let granted = socket::granted_buffer_bytes(config.socket_buffer_bytes).map_err(system("UDP sockets"))?;
         let certificate = Certificate::generate()
             .map_err(|e| TransportError::System { what: "certificate", message: e.to_string() })?;
-        let config = &shared.config;
         let mesh_config = MeshConfig {
             max_peers: config.max_peers,
             auto_connect: config.auto_connect,
@@ -103,8 +125,9 @@ impl Net {
             socket_buffer_bytes: granted,
             ..LinkConfig::default()
         };
-        Ok(Net {
-            start: Instant::now(),
+        let watch = Watch::start(&shared, addresses.clone()).map_err(system("watch thread"))?;
+        let mut net = Net {
+            start: now,
             mesh: Mesh::new(mesh_config, Time::ZERO),
             links: HashMap::new(),
             by_peer: HashMap::new(),
@@ -115,18 +138,35 @@ impl Net {
             dirty: BTreeSet::new(),
             commands: VecDeque::new(),
             requests: HashMap::new(),
+            paths_due: Every::new(Duration::from_secs(1)),
+            trust: Trust::new(shared.config.tls_roots.clone()),
             shared,
             poll,
-            sockets,
-            by_local,
-        })
+            ports,
+            gather,
+            candidates: Vec::new(),
+            mdns: Mdns::new(),
+            named: HashMap::new(),
+            addresses,
+            _watch: watch,
+        };
+        // The sockets are opened here: what the system refuses for good is an error of the caller's.
+        net.drive_gather(now);
+        if net.shared.config.ice_transport_policy == IceTransportPolicy::All
+            && !net.ports.has_hosts()
+            && !net.addresses.is_empty()
+        {
+            let message = "no interface of this machine could be bound".to_string();
+            return Err(TransportError::System { what: "UDP sockets", message });
+        }
+        Ok(net)
     }
 
     /// Runs until [`Command::Close`].
     pub(crate) fn run(mut self) {
         let mut events = Events::with_capacity(64);
         let mut buffers = ReceiveBuffers::new();
-        let mut readable: BTreeSet<usize> = BTreeSet::new();
+        let mut readable: BTreeSet<PortId> = BTreeSet::new();
         loop {
             let timeout = if readable.is_empty() { self.sleep() } else { Duration::ZERO };
             if let Err(error) = self.poll.poll(&mut events, Some(timeout))
@@ -135,52 +175,58 @@ impl Net {
                 tracing::error!(%error, "poll failed");
                 return;
             }
+            let now = Instant::now();
             for event in &events {
-                let Token(index) = event.token();
-                if let Some(socket) = self.sockets.get_mut(index) {
-                    if event.is_writable() {
-                        socket.on_writable();
-                    }
-                    if event.is_readable() {
-                        readable.insert(index);
-                    }
+                let token = event.token();
+                if mdns::TOKENS.contains(&token) {
+                    self.receive_names(now, token);
+                    continue;
+                }
+                if event.is_writable() {
+                    self.ports.on_writable(now, token.0);
+                }
+                if event.is_readable() {
+                    readable.insert(token.0);
                 }
             }
             if !self.take_commands() {
                 break;
             }
-            readable.retain(|index| self.receive(*index, &mut buffers));
+            readable.retain(|port| self.receive(*port, &mut buffers));
             self.run_timers();
             self.settle();
-            for socket in &mut self.sockets {
-                socket.flush();
-            }
+            self.publish_paths();
+            *crate::lock(&self.shared.counters.mesh) = *self.mesh.counters();
+            self.ports.flush(Instant::now());
         }
         self.finish();
     }
 
     fn sleep(&self) -> Duration {
         let now = Instant::now();
-        let links = self.links.values().filter_map(|e| e.link.poll_timeout()).min();
-        let links = links.map_or(MAX_SLEEP, |at| at.saturating_duration_since(now));
+        let links = self.links.values().filter_map(|e| e.link.poll_timeout());
+        let others = [self.ports.poll_timeout(now), self.gather.poll_timeout(), self.mdns.queries.poll_timeout()];
+        let next = links.chain(others.into_iter().flatten()).min();
+        let next = next.map_or(MAX_SLEEP, |at| at.saturating_duration_since(now));
         let mesh = self.mesh.poll_timeout().map_or(MAX_SLEEP, |at| at.since(self.time(now)));
-        links.min(mesh).min(MAX_SLEEP)
+        next.min(mesh).min(MAX_SLEEP)
     }
 
     fn time(&self, now: Instant) -> Time {
         Time::from_micros(now.saturating_duration_since(self.start).as_micros() as u64)
     }
 
-    /// Hands datagrams to their links. Returns whether the socket may have more.
-    fn receive(&mut self, index: usize, buffers: &mut ReceiveBuffers) -> bool {
-        let Self { sockets, links, demux, dirty, shared, .. } = self;
-        let socket = &mut sockets[index];
-        let local = socket.local();
+    /// Hands datagrams to their links. Returns whether the port may have more.
+    fn receive(&mut self, port: PortId, buffers: &mut ReceiveBuffers) -> bool {
+        let Self { ports, links, demux, dirty, shared, gather, .. } = self;
         let congested = shared.events.is_congested();
         for _ in 0..RECEIVES_A_TURN {
             let now = Instant::now();
-            let more = socket.receive(buffers, |from, data| {
-                let Some(id) = demux.find(index, from, data) else {
+            let more = ports.receive(now, port, buffers, |local, from, data| {
+                if data.first() == Some(&STUN_ANSWER) && gather.handle_stun(now, local, from, data) {
+                    return;
+                }
+                let Some(id) = demux.find(port, from, data) else {
                     shared.counters.unknown_datagrams.fetch_add(1, Ordering::Relaxed);
                     return;
                 };
@@ -212,6 +258,8 @@ impl Net {
         if self.mesh.poll_timeout().is_some_and(|at| at <= time) {
             self.mesh.handle_timeout(time);
         }
+        self.drive_gather(now);
+        self.drive_names(now);
     }
 
     /// Lets links and mesh talk until neither has anything left to say.
@@ -233,12 +281,12 @@ impl Net {
         let Some(entry) = self.links.get_mut(&id) else { return };
         entry.pump(now, self.window, &self.shared);
         while let Some(transmit) = entry.link.poll_transmit() {
-            let Some(&index) = self.by_local.get(&transmit.local) else { continue };
+            let Some(port) = self.ports.find(transmit.local) else { continue };
             const STUN_LAST: u8 = 3;
             if transmit.data.first().is_some_and(|b| *b <= STUN_LAST) {
-                self.demux.add_address(index, transmit.remote, id);
+                self.demux.add_address(port, transmit.remote, id);
             }
-            self.sockets[index].send(transmit.remote, &transmit.data);
+            self.ports.send(now, port, transmit.remote, &transmit.data);
         }
     }
 
@@ -249,6 +297,11 @@ impl Net {
             LinkEvent::State(state) => {
                 if state == LinkState::Connected {
                     entry.publish_negotiated();
+                }
+                if state == LinkState::Disconnected
+                    && let Some(relay) = entry.link.path().and_then(|path| self.ports.relay_at(path.local))
+                {
+                    relay.check(now);
                 }
                 self.mesh.handle(time, Input::LinkState { link: id, state: peer_state(state) });
             }
@@ -297,6 +350,7 @@ impl Net {
             }
             LinkEvent::Rtp(packet) => entry.receive_rtp(packet, &self.shared),
             LinkEvent::KeyframeRequested => entry.keyframe_requested(),
+            LinkEvent::ResolveName { name } => self.resolve_name(now, id, name),
             LinkEvent::PathSuspect => self.mesh.handle(time, Input::PathSuspect { link: id }),
             LinkEvent::NegotiationNeeded => self.mesh.handle(time, Input::NegotiationNeeded { link: id }),
             // ICE alone says less than the connection's state; sender reports are for lip sync.
@@ -347,10 +401,11 @@ impl Net {
             Action::Connected { request, peer } => self.answer(request.0, peer, Ok(())),
             Action::ConnectFailed { request, peer, error } => {
                 let state = self.shared.peers.get(&peer).map(|p| p.state());
-                let detail = match state {
+                let mut detail = match state {
                     Some(state) => format!("; the connection is '{state}'"),
                     None => String::new(),
                 };
+                detail += &self.no_relay();
                 let error = TransportError::Connect { peer: peer.clone(), error, detail };
                 self.answer(request.0, peer, Err(error));
             }
@@ -362,8 +417,13 @@ impl Net {
             }
             Action::PeerState { peer, state, reason } => {
                 let known = self.shared.peers.get_or_insert(&peer);
-                known.set_state(state);
-                self.shared.events.push(Event::PeerState { peer, state, reason });
+                let mut status = known.set_state(state, reason);
+                if state == PeerState::Connected {
+                    // Which way it goes is known by now; that is no change to tell of on its own.
+                    self.publish_path(&peer);
+                    status = known.status();
+                }
+                self.shared.events.push(Event::PeerState { peer, status });
             }
             Action::Warning { peer, warning, message } => {
                 let error = TransportError::Peer { peer: peer.clone(), warning, message };
@@ -377,80 +437,25 @@ impl Net {
         self.shared.events.push(Event::Connected { request: request as u32, peer, result });
     }
 
-    fn create_link(&mut self, now: Instant, id: LinkId, peer: PeerId) {
-        let link = match Link::new(now, self.link_config.clone(), &self.certificate) {
-            Ok(link) => link,
-            Err(error) => {
-                let reason = error.to_string();
-                self.mesh.handle(self.time(now), Input::NegotiationFailed { link: id, reason });
-                return;
-            }
-        };
-        let shared_peer = self.shared.peers.get_or_insert(&peer);
-        let mut entry = Entry::new(link, shared_peer, &self.shared);
-        for socket in &self.sockets {
-            match entry.link.add_local_candidate(socket.local()) {
-                Ok(candidate) => entry.candidates.push(candidate),
-                Err(error) => tracing::warn!(%error, "local candidate refused"),
-            }
+    /// Keeps what others see of the peers' paths up to date: round trips change all the time.
+    fn publish_paths(&mut self) {
+        if !self.paths_due.allows(Instant::now()) {
+            return;
         }
-        self.demux.add_ufrag(entry.link.local_ufrag(), id);
-        self.by_peer.insert(peer, id);
-        self.links.insert(id, entry);
-    }
-
-    fn destroy_link(&mut self, now: Instant, id: LinkId) {
-        let Some(mut entry) = self.links.remove(&id) else { return };
-        entry.link.close(now);
-        while let Some(transmit) = entry.link.poll_transmit() {
-            if let Some(&index) = self.by_local.get(&transmit.local) {
-                self.sockets[index].send(transmit.remote, &transmit.data);
+        for peer in self.by_peer.keys().cloned().collect::<Vec<_>>() {
+            if let Some(status) = self.publish_path(&peer) {
+                self.shared.events.push(Event::PeerPath { peer, status });
             }
-        }
-        entry.closed(&self.shared);
-        self.demux.remove(id);
-        self.dirty.remove(&id);
-        if self.by_peer.get(&entry.peer.id) == Some(&id) {
-            self.by_peer.remove(&entry.peer.id);
         }
     }
 
-    fn on_link<T>(
-        &mut self,
-        id: LinkId,
-        call: impl FnOnce(&mut Link) -> Result<T, remotemedia_link::LinkError>,
-    ) -> Result<T, String> {
-        let Some(entry) = self.links.get_mut(&id) else { return Err("the link is gone".into()) };
-        self.dirty.insert(id);
-        call(&mut entry.link).map_err(|e| e.to_string())
-    }
-
-    fn report<T>(
-        &mut self,
-        time: Time,
-        link: LinkId,
-        result: Result<T, String>,
-        ok: impl FnOnce(LinkId, T) -> Input,
-    ) {
-        let input = match result {
-            Ok(value) => ok(link, value),
-            Err(reason) => {
-                self.shared.counters.signals_refused.fetch_add(1, Ordering::Relaxed);
-                Input::NegotiationFailed { link, reason }
-            }
-        };
-        self.mesh.handle(time, input);
-    }
-
-    /// An ICE restart has a new name; and the peer must know our addresses, once a link.
-    fn send_candidates(&mut self, time: Time, link: LinkId) {
-        let Some(entry) = self.links.get_mut(&link) else { return };
-        self.demux.add_ufrag(entry.link.local_ufrag(), link);
-        for candidate in std::mem::take(&mut entry.candidates) {
-            let candidate = IceCandidate { candidate, sdp_mid: Some("0".into()), sdp_m_line_index: Some(0) };
-            self.mesh.handle(time, Input::LocalCandidate { link, candidate });
+    /// Returns the peer's status if the path is another one than before.
+    fn publish_path(&mut self, peer: &PeerId) -> Option<PeerStatus> {
+        let entry = self.links.get(self.by_peer.get(peer)?)?;
+        if entry.peer.state() != PeerState::Connected {
+            return None;
         }
-        self.mesh.handle(time, Input::LocalCandidatesDone { link });
+        entry.peer.set_path(entry.link.path()?.into(), entry.link.round_trip())
     }
 
     fn publish_negotiated(&mut self, link: LinkId) {
@@ -475,7 +480,7 @@ impl Net {
                     }
                 }
                 Command::Close => open = false,
-                Command::Stats { request, peer } => self.stats(now, request, peer.as_ref()),
+                Command::Stats { request, peer } => self.stats(request, peer.as_ref()),
                 command => self.run_command(now, command),
             }
         }
@@ -519,19 +524,21 @@ impl Net {
                     });
                 }
             }
+            Command::Addresses(addresses) => self.set_addresses(now, addresses),
+            Command::Resolved { host, result } => self.gather.resolved(now, &host, result),
+            Command::TurnServers(servers) => self.gather.set_turn_servers(now, servers),
             Command::Mesh(_) | Command::Close | Command::Stats { .. } => {}
         }
     }
 
-    fn stats(&mut self, now: Instant, request: u32, peer: Option<&PeerId>) {
+    fn stats(&mut self, request: u32, peer: Option<&PeerId>) {
         let peers: Vec<PeerStats> = self
             .links
             .values_mut()
             .filter(|entry| peer.is_none_or(|p| *p == entry.peer.id))
             .map(|entry| {
-                let link = entry.link.stats(now);
-                let index = link.selected.as_ref().and_then(|s| self.by_local.get(&s.local)).copied();
-                let socket = index.and_then(|i| self.sockets.get(i)).map(|s| s.counters).unwrap_or_default();
+                let link = entry.link.stats();
+                let socket = link.selected.and_then(|s| self.ports.counters(s.local)).unwrap_or_default();
                 entry.stats(link, socket)
             })
             .collect();
@@ -548,29 +555,8 @@ impl Net {
         for id in self.links.keys().copied().collect::<Vec<_>>() {
             self.destroy_link(now, id);
         }
-        for socket in &mut self.sockets {
-            socket.flush();
-            socket.on_writable();
-        }
+        self.ports.close(now);
     }
-}
-
-/// Everything that a peer could reach us at: each address of each interface that is up.
-fn local_addresses() -> std::io::Result<Vec<std::net::IpAddr>> {
-    let mut addresses: Vec<_> = if_addrs::get_if_addrs()?
-        .into_iter()
-        .filter(|i| i.is_oper_up() || i.is_loopback())
-        .map(|i| i.ip())
-        .filter(|ip| match ip {
-            std::net::IpAddr::V4(ip) => !ip.is_link_local() && !ip.is_unspecified(),
-            // Link-local IPv6 needs a scope, which candidates can't carry; ::1 reaches nothing that 127.0.0.1 doesn't.
-            std::net::IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),
-        })
-        .collect();
-    addresses.sort();
-    addresses.dedup();
-    addresses.truncate(16);
-    Ok(addresses)
 }
 
 fn peer_state(state: LinkState) -> PeerState {
