@@ -50,7 +50,7 @@ test('SIGTERM in a call ends every thread and socket within 2 s, and the peer se
   await lab.close()
 }, 30_000)
 
-test('a process that is killed outright is seen to leave as well', async () => {
+test('a process that is killed outright is seen disconnected within 7 s, and gone within 30 s', async () => {
   const lab = await new Lab().open()
   const parent = await lab.join('parent')
   const child = spawn(process.execPath, ['--input-type=module', '--eval', CHILD, lab.server.url], {
@@ -58,11 +58,15 @@ test('a process that is killed outright is seen to leave as well', async () => {
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
   })
   await once(child, 'message')
-  const left = next(parent, 'peerleft')
+  const silent = next(parent, 'peerstatechange', ({ state }) => state === 'disconnected', 7_000)
+  const left = next(parent, 'peerleft', undefined, 30_000)
   child.kill('SIGKILL')
+  expect(await silent).toMatchObject({ peerId: 'child' })
+  expect(parent.listPeers()).toMatchObject([{ id: 'child', state: 'disconnected' }])
   expect(await left).toMatchObject({ peerId: 'child' })
+  expect(parent.listPeers()).toEqual([])
   await lab.close()
-}, 30_000)
+}, 45_000)
 
 test('it works in a worker thread, and the thread ends without close()', async () => {
   const { Worker } = await import('node:worker_threads')

@@ -39,12 +39,13 @@ export function next<K extends keyof TransportEvents>(
   transport: WebRtcTransport,
   name: K,
   when: (event: TransportEvents[K]) => boolean = () => true,
+  timeoutMs = 15_000,
 ): Promise<TransportEvents[K]> {
   return new Promise((resolve, reject) => {
     const timer = setTimeout(() => {
       transport.off(name, listener)
-      reject(new Error(`no ${name} event within 15 s`))
-    }, 15_000)
+      reject(new Error(`no ${name} event within ${timeoutMs} ms`))
+    }, timeoutMs)
     const listener = (event: TransportEvents[K]) => {
       if (!when(event)) return
       clearTimeout(timer)
