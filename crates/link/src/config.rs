@@ -1,10 +1,14 @@
 //! What a link is told before it starts.
 
+use crate::bandwidth::BandwidthEstimate;
 use crate::error::LinkError;
 use remotemedia_media::VideoCodec;
 use rtc::crypto::SignatureScheme;
 use rtc::peer_connection::certificate::{CertificateParams, RTCCertificate};
 use std::time::Duration;
+
+/// The bandwidth estimate never goes below this: sound still passes.
+const MIN_BITRATE_BPS: u32 = 50_000;
 
 /// How a link behaves. [`Default`] is what the transport uses.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,6 +42,10 @@ pub struct LinkConfig {
     pub ice_disconnected: Duration,
     /// Further silence after which ICE is `failed`.
     pub ice_failed: Duration,
+    /// The bandwidth estimate starts here, in bit/s.
+    pub start_bitrate_bps: u32,
+    /// The bandwidth estimate never exceeds this, in bit/s.
+    pub max_bitrate_bps: u32,
     /// Bytes of RTP payload and descriptor in one video packet.
     pub video_mtu: usize,
 }
@@ -117,12 +125,19 @@ impl Default for LinkConfig {
             max_buffered_bytes: 16 << 20,
             ice_disconnected: Duration::from_secs(5),
             ice_failed: Duration::from_secs(25),
+            start_bitrate_bps: 1_000_000,
+            max_bitrate_bps: 10_000_000,
             video_mtu: 1188,
         }
     }
 }
 
 impl LinkConfig {
+    pub(crate) fn bandwidth(&self) -> BandwidthEstimate {
+        let bps = |value: u32| f64::from(value);
+        BandwidthEstimate::new(bps(self.start_bitrate_bps), bps(MIN_BITRATE_BPS), bps(self.max_bitrate_bps))
+    }
+
     /// Checks the ranges given on each field.
     ///
     /// # Errors
@@ -143,6 +158,11 @@ impl LinkConfig {
         }
         if !(200..=1400).contains(&self.video_mtu) {
             return Err(LinkError::Argument("video_mtu must be 200 to 1400"));
+        }
+        if self.start_bitrate_bps < MIN_BITRATE_BPS || self.max_bitrate_bps < self.start_bitrate_bps {
+            return Err(LinkError::Argument(
+                "bitrates must be 50 kbit/s or more, the start not above the maximum",
+            ));
         }
         if !self.audio && !self.video && self.data.is_none() {
             return Err(LinkError::Argument("a link needs audio, video or data"));

@@ -2,10 +2,11 @@
 
 use crate::config::{Certificate, LinkConfig};
 use crate::error::LinkError;
-use crate::tap::{Shared, Tap};
+use crate::tap::{Feedback, Shared, Tap};
 use remotemedia_media::VideoCodec;
 use rtc::interceptor::{
-    NackResponderBuilder, ReceiverReportBuilder, Registry, SenderReportBuilder, Slot, TwccReceiverBuilder,
+    CongestionControlBuilder, NackResponderBuilder, ReceiverReportBuilder, Registry, SenderReportBuilder,
+    Slot, TwccReceiverBuilder, TwccSenderBuilder,
 };
 use rtc::media_stream::MediaStreamTrack;
 use rtc::peer_connection::configuration::RTCConfigurationBuilder;
@@ -58,6 +59,8 @@ pub(crate) fn build(
     // NACKs are written by the tap: the engine's generator counts a packet that comes back by RTX as still missing.
     let registry = Registry::new()
         .with(Slot::from(500), Tap::new(shared.clone()))
+        .with(Slot::CongestionControl, CongestionControlBuilder::new(Feedback(shared.clone())).build())
+        .with(Slot::TwccSender, TwccSenderBuilder::new().build())
         .with(Slot::NackResponder, NackResponderBuilder::new().with_size(1024).build())
         .with(Slot::TwccReceiver, TwccReceiverBuilder::new().build())
         .with(Slot::ReceiverReport, ReceiverReportBuilder::new().build())

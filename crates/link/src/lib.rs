@@ -30,6 +30,7 @@ mod media;
 mod mirror;
 mod nack;
 mod negotiate;
+mod pacer;
 mod packetize;
 mod resend;
 mod sdp;
@@ -39,7 +40,7 @@ pub mod turn;
 
 pub use assembler::{AssembledFrame, AssemblerStats, VideoAssembler};
 pub use audio::{AudioIn, AudioReorder, AudioReorderStats};
-pub use bandwidth::{BandwidthEstimate, PacketResult};
+pub use bandwidth::{Bandwidth, BandwidthEstimate, PacketResult};
 pub use config::{Certificate, ChannelOptions, DataMode, LinkConfig};
 pub use error::LinkError;
 pub use event::{

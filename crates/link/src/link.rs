@@ -10,6 +10,7 @@ use crate::first_flight::FirstFlight;
 use crate::local::Local;
 use crate::media::RtpOut;
 use crate::mirror::Mirror;
+use crate::pacer::Pacer;
 use crate::resend::Resend;
 use crate::sdp::Slot;
 use crate::sdp::remote::RemoteCodec;
@@ -97,6 +98,7 @@ pub struct Link {
     held: VecDeque<(SocketAddr, SocketAddr, Bytes)>,
     pub(crate) resend: Resend,
     pub(crate) first_flight: FirstFlight,
+    pub(crate) pacer: Pacer,
     timeout: Option<Instant>,
     now: Instant,
     /// Calls since the engine was driven last.
@@ -118,7 +120,7 @@ impl Link {
             video: (numbers as u32) & !3 | 2,
             video_rtx: (numbers as u32) & !3 | 3,
         };
-        let shared = Arc::new(Mutex::new(Shared::new(now, ssrcs.audio, ssrcs.video)));
+        let shared = Arc::new(Mutex::new(Shared::new(now, ssrcs.audio, ssrcs.video, config.bandwidth())));
         let pc = engine::build(now, &config, certificate, &shared, false)?;
         Ok(Link {
             certificate: certificate.clone(),
@@ -163,6 +165,7 @@ impl Link {
             held: VecDeque::new(),
             resend: Resend::default(),
             first_flight: FirstFlight::default(),
+            pacer: Pacer::default(),
             timeout: None,
             now,
             touched: 0,
@@ -212,6 +215,7 @@ impl Link {
             return;
         }
         let _ = self.pc.handle_timeout(now);
+        self.release_video(now);
         self.drain(now);
         self.resend_if_due(now);
         self.schedule();
@@ -428,6 +432,7 @@ impl Link {
             self.channel_closed(id);
         }
         self.held.clear();
+        self.pacer.clear();
         self.deferred.clear();
         self.resend = Resend::over();
         self.timeout = None;
@@ -482,6 +487,9 @@ impl Link {
         if !self.resend.done
             && let Some(at) = self.resend.at
         {
+            next = Some(next.map_or(at, |n| n.min(at)));
+        }
+        if let Some(at) = self.pacer.next_at() {
             next = Some(next.map_or(at, |n| n.min(at)));
         }
         self.timeout = next;

@@ -1,5 +1,6 @@
 //! Sending audio and video.
 
+use crate::bandwidth::Bandwidth;
 use crate::error::LinkError;
 use crate::event::LinkState;
 use crate::link::{Link, MAX_QUEUED_TRANSMITS};
@@ -81,10 +82,37 @@ impl Link {
             self.stats.video_out.bytes += payload.len() as u64;
             let sequence = self.video_out.next();
             let header = header(payload_type, sequence, timestamp, ssrc, index + 1 == count);
-            self.write_rtp(now, "video", header, payload)?;
+            self.pacer.push(header, payload);
         }
+        self.release_video(now);
         self.drain(now);
         Ok(count)
+    }
+
+    /// What is known of the path to the peer; `None` until it has reported anything.
+    pub fn bandwidth(&self) -> Option<Bandwidth> {
+        tap::lock(&self.shared).bandwidth.known()
+    }
+
+    /// Lets go what the pacer allows.
+    pub(crate) fn release_video(&mut self, now: Instant) {
+        if self.pacer.is_empty() {
+            return;
+        }
+        if self.check_sendable().is_err() {
+            // The peer asks for a keyframe when it is back.
+            return self.pacer.clear();
+        }
+        let known = {
+            let mut shared = tap::lock(&self.shared);
+            shared.bandwidth.on_sent(now);
+            shared.bandwidth.known()
+        };
+        self.pacer.refill(now, known.map(|bandwidth| bandwidth.target_bps));
+        while let Some((header, payload)) = self.pacer.pop() {
+            // The engine takes all but what has no stream any more.
+            let _ = self.write_rtp(now, "video", header, payload);
+        }
     }
 
     /// Asks the peer for a keyframe with a PLI (RFC 4585, section 6.3.1), or with a FIR (RFC 5104, section 4.3.1) where its

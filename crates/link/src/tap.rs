@@ -4,10 +4,13 @@
 //! counters of PLI, FIR and NACK have no caller), puts retransmissions back under their own number before anything
 //! counts them, asks for lost packets, and keeps the per-kind statistics.
 
+use crate::bandwidth::{BandwidthEstimate, PacketResult};
 use crate::event::MediaKind;
 use crate::nack::{NackTracker, unwrap_u16};
 use crate::stats::{InboundStats, OutboundStats};
-use rtc::interceptor::{AttributedPacket, Interceptor, Packet, StreamInfo, TaggedPacket};
+use rtc::interceptor::{
+    AttributedPacket, BandwidthEstimator, Interceptor, Packet, PacketReport, StreamInfo, TaggedPacket,
+};
 use rtc::rtcp::payload_feedbacks::full_intra_request::FullIntraRequest;
 use rtc::rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
 use rtc::rtcp::receiver_report::ReceiverReport;
@@ -51,6 +54,7 @@ pub(crate) struct Shared {
     pub video_in: Inbound,
     pub audio_out: OutboundStats,
     pub video_out: OutboundStats,
+    pub bandwidth: BandwidthEstimate,
     pub nack_limited: u64,
     pub rtp_unknown: u64,
     nack: NackTracker,
@@ -71,6 +75,24 @@ pub(crate) struct Inbound {
     start: Option<Instant>,
 }
 
+/// Hands what the peer reports of our packets to the estimate.
+pub(crate) struct Feedback(pub Arc<Mutex<Shared>>);
+
+impl BandwidthEstimator for Feedback {
+    fn on_reports(&mut self, now: Instant, reports: &[PacketReport]) {
+        let results: Vec<PacketResult> = reports
+            .iter()
+            .filter(|report| report.is_twcc && report.arrived == report.arrival.is_some())
+            .map(|r| PacketResult { departed: r.departure, arrived: r.arrival, bytes: r.size })
+            .collect();
+        lock(&self.0).bandwidth.on_feedback(now, &results);
+    }
+
+    fn target_bitrate(&self) -> f64 {
+        lock(&self.0).bandwidth.target_bps()
+    }
+}
+
 pub(crate) struct Tap {
     shared: Arc<Mutex<Shared>>,
     reads: VecDeque<TaggedPacket>,
@@ -82,7 +104,7 @@ pub(crate) fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
 }
 
 impl Shared {
-    pub fn new(now: Instant, audio_ssrc: u32, video_ssrc: u32) -> Self {
+    pub fn new(now: Instant, audio_ssrc: u32, video_ssrc: u32, bandwidth: BandwidthEstimate) -> Self {
         Self {
             audio_ssrc,
             video_ssrc,
@@ -100,6 +122,7 @@ impl Shared {
             video_in: Inbound::default(),
             audio_out: OutboundStats::default(),
             video_out: OutboundStats::default(),
+            bandwidth,
             nack_limited: 0,
             rtp_unknown: 0,
             nack: NackTracker::default(),
@@ -375,7 +398,7 @@ mod tests {
     const VIDEO: u32 = 22;
 
     fn tap(now: Instant) -> (Tap, Arc<Mutex<Shared>>) {
-        let shared = Arc::new(Mutex::new(Shared::new(now, 11, VIDEO)));
+        let shared = Arc::new(Mutex::new(Shared::new(now, 11, VIDEO, BandwidthEstimate::new(1e6, 1e5, 1e7))));
         (Tap::new(shared.clone()), shared)
     }
 

@@ -24,6 +24,17 @@ pub struct PacketResult {
     pub bytes: usize,
 }
 
+/// What is known of the path to a peer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Bandwidth {
+    /// Bit/s that may be sent, all kinds together, RTP headers included.
+    pub target_bps: f64,
+    /// The queue on the way, in time.
+    pub queueing_delay: Duration,
+    /// Share of packets lost lately, 0 to 1.
+    pub loss: f64,
+}
+
 /// The estimate for one peer. Sans-IO: time is an argument.
 #[derive(Debug)]
 pub struct BandwidthEstimate {
@@ -35,6 +46,7 @@ pub struct BandwidthEstimate {
     acked: Rate,
     capacity: Capacity,
     changed: Option<Instant>,
+    heard: Option<Instant>,
     decreased: Option<Instant>,
     round_trip: Duration,
 }
@@ -54,6 +66,8 @@ const BACK_OFF: f64 = 0.85;
 /// The estimate may be this much above what is sent: an application that sends little says little about the path.
 const HEADROOM: f64 = 1.5;
 const HEADROOM_BPS: f64 = 50_000.0;
+/// Without a report for this long, while something is sent, less is sent.
+const SILENCE: Duration = Duration::from_millis(1200);
 const PACKET_BITS: f64 = 1200.0 * 8.0;
 
 impl BandwidthEstimate {
@@ -69,6 +83,7 @@ impl BandwidthEstimate {
             acked: Rate::default(),
             capacity: Capacity::default(),
             changed: None,
+            heard: None,
             decreased: None,
             round_trip: Duration::from_millis(100),
         }
@@ -89,8 +104,25 @@ impl BandwidthEstimate {
         self.loss.recent()
     }
 
+    /// What is known; `None` until the peer has reported anything.
+    pub fn known(&self) -> Option<Bandwidth> {
+        self.changed?;
+        let (target_bps, queueing_delay, loss) = (self.target_bps, self.queueing_delay(), self.loss());
+        Some(Bandwidth { target_bps, queueing_delay, loss })
+    }
+
+    /// Something is sent. When reports stay out meanwhile, the path back or both are in trouble.
+    pub fn on_sent(&mut self, now: Instant) {
+        let longer = |at: Option<Instant>| at.is_some_and(|at| now.saturating_duration_since(at) > SILENCE);
+        if self.changed.is_some() && longer(self.heard.max(self.decreased)) {
+            self.decreased = Some(now);
+            self.target_bps = (self.target_bps * 0.7).max(self.min_bps);
+        }
+    }
+
     /// One feedback message.
     pub fn on_feedback(&mut self, now: Instant, results: &[PacketResult]) {
+        self.heard = Some(now);
         let Some(newest) = results.iter().filter(|r| r.arrived.is_some()).map(|r| r.departed).max() else {
             return self.on_all_lost(now, results.len());
         };
