@@ -664,7 +664,7 @@ fn what_the_owner_doesnt_take_is_bounded() {
     assert_eq!(world.client.counters().dropped_full, 2 * MAX_PENDING as u64);
     let (_, message) = world
         .server
-        .from_peer(now, peer(1, 7000), world.client.relayed().expect("one"), b"y")
+        .peer_sends(now, peer(1, 7000), world.client.relayed().expect("one"), b"y")
         .expect("let through");
     (0..2 * MAX_PENDING).for_each(|_| assert!(world.client.handle_data(now, &message)));
     assert_eq!(world.client.counters().dropped_events, MAX_PENDING as u64);
