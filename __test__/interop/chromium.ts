@@ -118,7 +118,7 @@ export interface LaunchOptions {
   args?: string[]
   /** Features to switch off, besides those that tests never want. */
   disableFeatures?: string[]
-  /** Host candidates carry names of multicast DNS instead of addresses, as for every user. Default false. */
+  /** Host candidates carry names of multicast DNS instead of addresses, as for every user without a microphone. Default false. */
   mdns?: boolean
   /** The network namespace that it lives in. Default: ours. */
   netns?: string
@@ -143,7 +143,12 @@ export async function launchChromium(options: LaunchOptions = {}): Promise<Chrom
   try {
     context = await chromium.launchPersistentContext(profile, {
       executablePath,
-      args: [...FLAGS, ...(disabled.length > 0 ? [`--disable-features=${disabled.join(',')}`] : []), ...args],
+      args: [
+        // Who may use the microphone is shown real addresses.
+        ...FLAGS.filter((flag) => !(mdns && /fake-ui|allow-loopback/.test(flag))),
+        ...(disabled.length > 0 ? [`--disable-features=${disabled.join(',')}`] : []),
+        ...args,
+      ],
       handleSIGINT: false,
       handleSIGTERM: false,
       handleSIGHUP: false,

@@ -131,6 +131,11 @@ export class Peer {
     return summarize(this.#existing(remoteId).pc)
   }
 
+  /** What we told, with the candidates so far. */
+  localSdp(remoteId: string): string {
+    return this.#existing(remoteId).pc.localDescription?.sdp ?? ''
+  }
+
   /** The remote description, for a look at what was negotiated. */
   remoteSdp(remoteId: string): string {
     return this.#existing(remoteId).pc.remoteDescription?.sdp ?? ''

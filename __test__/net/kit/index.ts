@@ -3,8 +3,8 @@ import { Lab } from './lab.js'
 import { obstacle } from './system.js'
 
 export { Agent } from './agent.js'
-export { Coturn, hasCoturn } from './coturn.js'
-export { Host, ipOf, Lab, sweep } from './lab.js'
+export { type Family, Host, ipOf, Lab, sweep } from './lab.js'
+export type { NatKind } from './nat.js'
 export { Signaling } from './signaling.js'
 export { now, obstacle, sleep, until } from './system.js'
 
