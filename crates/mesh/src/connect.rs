@@ -165,10 +165,8 @@ impl Mesh {
             if let Some(peer) = self.peers.get_mut(id) {
                 peer.offer_at = Some(at);
                 peer.keep &= self.config.auto_connect;
-                if peer.state == PeerState::New {
-                    peer.reason = Reason::PeerLimit;
-                }
             }
+            self.tell_no_room(id);
             return;
         }
         let link = self.create_link(id, true, None, Reason::Offered);
@@ -176,6 +174,18 @@ impl Mesh {
             peer.attempts = peer.attempts.saturating_add(1);
         }
         self.act(Action::CreateOffer { link, ice_restart: false });
+    }
+
+    /// Says once why a peer stays without a link; it may ask again and again. True: this was the once.
+    pub(crate) fn tell_no_room(&mut self, id: &PeerId) -> bool {
+        let Some(peer) = self.peers.get_mut(id) else { return true };
+        if !matches!(peer.state, PeerState::New | PeerState::Failed) || peer.reason == Reason::PeerLimit {
+            return false;
+        }
+        peer.reason = Reason::PeerLimit;
+        let (peer, state, reason) = (id.clone(), peer.state, Reason::PeerLimit);
+        self.act(Action::PeerState { peer, state, reason });
+        true
     }
 
     /// What was going on took too long.

@@ -69,7 +69,10 @@ impl Mesh {
             self.counters.refused_offers += 1;
             self.signal_error(id, codes::SESSION_LIMIT, "no room for another peer");
             self.fail_requests(id, &ConnectError::PeerLimit);
-            return self.warn(id, Warning::PeerLimit, "an offer was refused: no room for another peer");
+            if self.tell_no_room(id) {
+                self.warn(id, Warning::PeerLimit, "an offer was refused: no room for another peer");
+            }
+            return;
         }
         let peer = self.peers.entry(id.clone()).or_insert_with(|| Peer::new(Presence::Unannounced));
         peer.parked = None;

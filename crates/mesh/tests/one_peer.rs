@@ -352,10 +352,21 @@ fn max_peers_refuses_offers_and_requests_and_says_so() {
     bench.announced(&["a"]);
     bench.give(Input::Joined(PeerAnnouncement::new("b")));
     assert_eq!(failure(&bench.give(connect("b", 1, LONG))), None);
-    assert_eq!(failure(&bench.wait(Duration::from_millis(100))), Some(ConnectError::PeerLimit));
-    let actions = bench.give(offer("b", 5, 1));
+    let actions = bench.wait(Duration::from_millis(100));
+    assert_eq!(failure(&actions), Some(ConnectError::PeerLimit));
+    let told = Action::PeerState { peer: "b".into(), state: PeerState::New, reason: Reason::PeerLimit };
+    assert!(actions.contains(&told), "{actions:?}");
+    bench.give(Input::Joined(PeerAnnouncement::new("c")));
+    let actions = bench.give(offer("c", 5, 1));
     assert_eq!((error_code(&actions), has_links(&actions)), (Some(codes::SESSION_LIMIT), false));
-    assert!(matches!(actions[1], Action::Warning { warning: Warning::PeerLimit, .. }));
+    assert!(matches!(
+        actions[1..],
+        [Action::PeerState { .. }, Action::Warning { warning: Warning::PeerLimit, .. }]
+    ));
+    // Each further one is refused and counted, and told to nobody but the peer.
+    assert!(matches!(bench.give(offer("c", 6, 1))[..], [Action::Signal { .. }]));
+    assert_eq!(bench.mesh.counters().refused_offers, 2);
+    bench.give(Input::Left { peer: "c".into() });
     bench.give(Input::Left { peer: "a".into() });
     assert_eq!(offers(&bench.wait(Duration::from_secs(4))), 1, "the free place is used");
 }
