@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Barrier, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use remotemedia_pipeline::*;
@@ -228,6 +228,69 @@ fn worker_counts_out_of_range_are_refused() {
 
 fn policy() -> impl Strategy<Value = Policy> {
     prop_oneof![Just(Policy::DropOldest), Just(Policy::Latest), Just(Policy::Reject)]
+}
+
+#[test]
+fn timers_are_called_in_their_order_and_not_before_their_time() {
+    let pool = WorkerPool::new("clock", 1, None).unwrap();
+    let (tx, rx) = channel();
+    let start = Instant::now();
+    // Made in another order than they are due, two at one time among them.
+    for (name, ms) in [("c", 60), ("a", 20), ("d", 61), ("b", 20)] {
+        let tx = tx.clone();
+        let at = start + Duration::from_millis(ms);
+        assert!(pool.at(at, move || tx.send((name, at, Instant::now())).unwrap()));
+    }
+    let order: Vec<&str> = (0..4)
+        .map(|_| {
+            let (name, at, called) = rx.recv_timeout(LONG).unwrap();
+            assert!(called >= at, "{name} was called early");
+            name
+        })
+        .collect();
+    assert_eq!(order, ["a", "b", "c", "d"]);
+}
+
+#[test]
+fn a_timer_is_seen_to_while_other_workers_are_busy_and_after_they_were() {
+    let pool = WorkerPool::new("clock", 2, None).unwrap();
+    let (hold, held) = channel::<()>();
+    let held = Mutex::new(held);
+    let (busy, is_busy) = channel();
+    let worker = pool.bounded("busy", 4, Policy::Reject, move |()| {
+        busy.send(()).unwrap();
+        let _ = held.lock().unwrap().recv();
+    });
+    let (tx, rx) = channel();
+    let after = |ms| {
+        let tx = tx.clone();
+        assert!(pool.at(Instant::now() + Duration::from_millis(ms), move || tx.send(()).unwrap()));
+    };
+    // The idle worker that waits for this timer is the one that is given work first, as often as not.
+    after(30);
+    worker.push(());
+    is_busy.recv_timeout(LONG).unwrap();
+    rx.recv_timeout(LONG).unwrap();
+    after(1);
+    rx.recv_timeout(LONG).unwrap();
+    hold.send(()).unwrap();
+    after(5);
+    rx.recv_timeout(LONG).unwrap();
+}
+
+#[test]
+fn a_timer_that_panics_harms_nobody_and_one_that_is_not_due_ends_with_the_pool() {
+    let pool = WorkerPool::new("clock", 1, None).unwrap();
+    let (tx, rx) = channel();
+    assert!(pool.at(Instant::now(), || panic!("a timer's own fault")));
+    let sender = tx.clone();
+    assert!(pool.at(Instant::now(), move || sender.send(1).unwrap()));
+    assert_eq!(rx.recv_timeout(LONG), Ok(1));
+    assert_eq!(pool.panics(), 1);
+    assert!(pool.at(Instant::now() + Duration::from_secs(3600), move || tx.send(2).unwrap()));
+    pool.close();
+    assert!(rx.recv_timeout(LONG).is_err(), "what waits is dropped, and its sender with it");
+    assert!(!pool.at(Instant::now(), || {}));
 }
 
 proptest! {

@@ -5,18 +5,28 @@
 //! busy actor can't starve the others. The line never holds an actor twice, so its length is bounded by their number.
 
 mod mailbox;
+mod timer;
 
 pub(crate) use mailbox::WeakMailbox;
 pub use mailbox::{Bounded, MailQueue, Mailbox, MailboxOptions, MailboxStats, Policy, Push};
+use timer::Timer;
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{JoinHandle, ThreadId};
+use std::time::Instant;
 
 /// The most threads a pool has.
 pub const MAX_WORKERS: usize = 64;
+
+/// Timers that wait at one time.
+const MAX_TIMERS: usize = 65_536;
+
+/// What panic reports call a timer.
+const TIMER: &str = "timer";
 
 /// After this many urgent turns in a row a normal actor gets one, so that audio can't starve video for good.
 const URGENT_IN_A_ROW: u32 = 8;
@@ -89,6 +99,11 @@ struct Line {
     urgent: VecDeque<Arc<dyn Runnable>>,
     normal: VecDeque<Arc<dyn Runnable>>,
     urgent_run: u32,
+    /// The earliest first.
+    timers: BinaryHeap<Reverse<Timer>>,
+    timers_made: u64,
+    /// Until when an idle worker sleeps to see to the earliest timer; the other idle ones sleep until there is work.
+    keeper: Option<Instant>,
     closed: bool,
 }
 
@@ -139,6 +154,14 @@ impl WorkerPool {
         line.urgent.len() + line.normal.len()
     }
 
+    /// Has `run` called on one of the threads at `at`, or as soon after that as one is free: the way to a clock that never
+    /// waits for anybody is to push a message from there. It runs between two turns, so it is short.
+    ///
+    /// False when the pool is closed or 65,536 of them wait; then it is dropped uncalled, as it is when the pool closes first.
+    pub fn at(&self, at: Instant, run: impl FnOnce() + Send + 'static) -> bool {
+        self.shared.at(at, Box::new(run))
+    }
+
     /// Ends the threads and joins them: what runs finishes, what waits is dropped, later pushes are refused.
     /// Idempotent. Called on one of its own workers, it joins the others and that one ends when it returns.
     pub fn close(&self) {
@@ -148,14 +171,18 @@ impl WorkerPool {
 
 impl Threads {
     fn close(&self) {
-        let abandoned = {
+        let (abandoned, timers) = {
             let mut line = lock(&self.shared.line);
             line.closed = true;
             let mut all = std::mem::take(&mut line.urgent);
             all.append(&mut line.normal);
-            all
+            (all, std::mem::take(&mut line.timers))
         };
         self.shared.work.notify_all();
+        let name: Arc<str> = TIMER.into();
+        for Reverse(timer) in timers {
+            self.shared.guarded(&name, || drop(timer));
+        }
         for actor in abandoned {
             actor.abandon();
         }
@@ -193,6 +220,24 @@ impl Shared {
         true
     }
 
+    fn at(&self, at: Instant, run: Box<dyn FnOnce() + Send>) -> bool {
+        {
+            let mut line = lock(&self.line);
+            if line.closed || line.timers.len() >= MAX_TIMERS {
+                return false;
+            }
+            let number = line.timers_made;
+            line.timers_made += 1;
+            line.timers.push(Reverse(Timer { at, number, run }));
+            if line.keeper.is_some_and(|until| until <= at) {
+                return true;
+            }
+        }
+        // Whoever wakes sees to it; when all are busy, whoever is free first.
+        self.work.notify_one();
+        true
+    }
+
     fn work(&self) {
         while let Some(actor) = self.next() {
             if actor.turn() && !self.schedule(actor.clone()) {
@@ -207,17 +252,36 @@ impl Shared {
             if line.closed {
                 return None;
             }
-            let normal_is_due = line.urgent_run >= URGENT_IN_A_ROW && !line.normal.is_empty();
-            if !normal_is_due && let Some(actor) = line.urgent.pop_front() {
-                line.urgent_run += 1;
+            if let Some(timer) = line.due() {
+                drop(line);
+                self.guarded(&TIMER.into(), timer.run);
+                line = lock(&self.line);
+                continue;
+            }
+            if let Some(actor) = line.pop() {
+                if line.keeper.is_none() && !line.timers.is_empty() {
+                    self.work.notify_one();
+                }
                 return Some(actor);
             }
-            if let Some(actor) = line.normal.pop_front() {
-                line.urgent_run = 0;
-                return Some(actor);
-            }
-            line = self.work.wait(line).unwrap_or_else(|poisoned| poisoned.into_inner());
+            line = self.rest(line);
         }
+    }
+
+    /// Sleeps until there may be something to do.
+    fn rest<'a>(&self, mut line: MutexGuard<'a, Line>) -> MutexGuard<'a, Line> {
+        let earliest = line.timers.peek().map(|Reverse(timer)| timer.at);
+        let Some(until) = earliest.filter(|at| line.keeper.is_none_or(|kept| *at < kept)) else {
+            return self.work.wait(line).unwrap_or_else(|poisoned| poisoned.into_inner());
+        };
+        line.keeper = Some(until);
+        let time = until.saturating_duration_since(Instant::now());
+        let (mut line, _) =
+            self.work.wait_timeout(line, time).unwrap_or_else(|poisoned| poisoned.into_inner());
+        if line.keeper == Some(until) {
+            line.keeper = None;
+        }
+        line
     }
 
     /// Runs `task`; a panic in it is counted and told to the hook. True when there was none.
@@ -238,6 +302,28 @@ impl Shared {
             std::mem::forget(second);
         }
         false
+    }
+}
+
+impl Line {
+    /// The earliest timer, once its time has come.
+    fn due(&mut self) -> Option<Timer> {
+        let Reverse(first) = self.timers.peek()?;
+        if first.at > Instant::now() {
+            return None;
+        }
+        self.timers.pop().map(|Reverse(timer)| timer)
+    }
+
+    fn pop(&mut self) -> Option<Arc<dyn Runnable>> {
+        let normal_is_due = self.urgent_run >= URGENT_IN_A_ROW && !self.normal.is_empty();
+        if !normal_is_due && let Some(actor) = self.urgent.pop_front() {
+            self.urgent_run += 1;
+            return Some(actor);
+        }
+        let actor = self.normal.pop_front()?;
+        self.urgent_run = 0;
+        Some(actor)
     }
 }
 
