@@ -46,6 +46,7 @@ impl From<TransportError> for NativeError {
             TransportError::Peer { peer, warning, .. } => (warning_code(*warning), Some(peer)),
             TransportError::Codec { .. } => ("ERR_CODEC", None),
             TransportError::Node { .. } => ("ERR_NODE", None),
+            TransportError::IceServer { .. } => ("ERR_ICE_SERVER", None),
             TransportError::Closed => ("ERR_CLOSED", None),
             TransportError::Config { .. } | TransportError::System { .. } => ("ERR_CONFIG", None),
         };

@@ -1,10 +1,11 @@
 //! Settings of a transport, with their ranges.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use remotemedia_media::VideoCodec;
 
-use crate::TransportError;
+use crate::{IceTransportPolicy, StunServer, TransportError, TurnServer};
 
 /// Settings of a [`crate::Transport`].
 #[derive(Debug, Clone)]
@@ -28,6 +29,17 @@ pub struct Config {
     /// How long a silent connection is kept and healed by ICE restarts before it has failed and is built anew, 1 s to 1 h.
     /// Default 150 s.
     pub grace: Duration,
+    /// Servers that tell our addresses outside of NATs, at most 8. Default none.
+    pub stun_servers: Vec<StunServer>,
+    /// Servers that relay where there is no direct way, at most 8. Default none.
+    pub turn_servers: Vec<TurnServer>,
+    /// The TURN servers come with [`crate::Transport::set_turn_servers`] instead, each time that
+    /// [`crate::Event::TurnServersNeeded`] asks for them. Default false.
+    pub asks_turn_servers: bool,
+    /// Which candidates are used. Default all.
+    pub ice_transport_policy: IceTransportPolicy,
+    /// Certificates (PEM, RFC 7468) that vouch for TURN servers reached over TLS. Default none: no such server is trusted.
+    pub tls_roots: Arc<str>,
     /// If set, only these peers are connected to.
     pub allow_peers: Option<Vec<String>>,
     /// These peers are never connected to.
@@ -84,6 +96,11 @@ impl Default for Config {
             video: VideoConfig::default(),
             connect_timeout: Duration::from_secs(10),
             grace: Duration::from_secs(150),
+            stun_servers: Vec::new(),
+            turn_servers: Vec::new(),
+            asks_turn_servers: false,
+            ice_transport_policy: IceTransportPolicy::All,
+            tls_roots: "".into(),
             allow_peers: None,
             deny_peers: None,
             retry: remotemedia_mesh::Retry::default(),
@@ -137,6 +154,13 @@ impl Config {
         range("video.max_fps", self.video.max_fps, 1, 120)?;
         range("video.max_width", self.video.max_width, 16, 4096)?;
         range("video.max_height", self.video.max_height, 16, 4096)?;
+        StunServer::check_all(&self.stun_servers)?;
+        TurnServer::check_all(&self.turn_servers)?;
+        let relays = self.asks_turn_servers || !self.turn_servers.is_empty();
+        if self.ice_transport_policy == IceTransportPolicy::Relay && !relays {
+            let message = "only relays are to be used, and there is no TURN server".to_owned();
+            return Err(TransportError::Config { field: "ice_transport_policy", message });
+        }
         if ![10, 20, 40, 60].contains(&self.audio.frame_ms) {
             return Err(TransportError::Config {
                 field: "audio.frame_ms",

@@ -57,6 +57,14 @@ impl<K: Copy + Eq + std::hash::Hash> Demux<K> {
         self.by_address.get(&(socket, remote)).copied()
     }
 
+    /// The socket is closed; its number is never used again.
+    pub(crate) fn remove_socket(&mut self, socket: usize) {
+        self.by_address.retain(|(s, _), _| *s != socket);
+        for list in self.addresses.values_mut() {
+            list.retain(|(s, _)| *s != socket);
+        }
+    }
+
     pub(crate) fn remove(&mut self, link: K) {
         for key in self.addresses.remove(&link).unwrap_or_default() {
             self.by_address.remove(&key);
@@ -129,6 +137,9 @@ mod tests {
         );
         assert_eq!(demux.find(0, address(9), &[128, 1, 2]), Some(2));
         assert_eq!(demux.find(0, address(8), &binding_request("nope:zzzz")), None);
+        demux.find(7, address(9), &binding_request("efgh:zzzz"));
+        demux.remove_socket(7);
+        assert_eq!(demux.find(7, address(9), &[128, 1, 2]), None, "the socket is gone");
         demux.remove(1);
         demux.remove(2);
         assert!(demux.is_empty());

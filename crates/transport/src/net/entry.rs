@@ -38,6 +38,10 @@ pub(crate) struct Entry {
     pub(crate) open: bool,
     /// Local candidates that the peer has not been told.
     pub(crate) candidates: Vec<String>,
+    /// Our user name of the last description; `None` before the first.
+    pub(crate) generation: Option<String>,
+    /// The peer was told that no more candidates come in this generation.
+    pub(crate) candidates_done: bool,
     started: Instant,
     channels: BTreeMap<u32, ChannelId>,
     numbers: HashMap<ChannelId, u32>,
@@ -88,6 +92,8 @@ impl Entry {
             peer,
             open: false,
             candidates: Vec::new(),
+            generation: None,
+            candidates_done: false,
             started: Instant::now(),
             channels: BTreeMap::new(),
             numbers: HashMap::new(),

@@ -84,7 +84,7 @@ impl Socket {
     }
 
     /// The receive buffer the system granted, in bytes of payload (Linux reports twice what it accounts for).
-    pub(crate) fn granted_buffer_bytes(&self) -> usize {
+    fn granted_buffer_bytes(&self) -> usize {
         let reported = self.state.recv_buffer_size(UdpSockRef::from(&self.io)).unwrap_or(212_992);
         if cfg!(target_os = "linux") { reported / 2 } else { reported }
     }
@@ -192,6 +192,13 @@ impl Socket {
         self.waiting_bytes += batch.bytes.len();
         self.waiting.push_back(batch);
     }
+}
+
+/// The receive buffer that the system grants a socket, in bytes of payload.
+pub(crate) fn granted_buffer_bytes(asked: usize) -> io::Result<usize> {
+    let any = [SocketAddr::from(([0, 0, 0, 0], 0)), SocketAddr::from(([0u16; 8], 0))];
+    let socket = Socket::bind(any[0], asked).or_else(|_| Socket::bind(any[1], asked))?;
+    Ok(socket.granted_buffer_bytes())
 }
 
 impl ReceiveBuffers {
