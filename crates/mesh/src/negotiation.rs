@@ -101,7 +101,8 @@ impl Mesh {
         link.needed |= rolled_back;
         link.healing.restarting = false;
         link.ignoring = false;
-        link.deadline = link.deadline.or(Some(deadline));
+        // The time that the peer took is not counted against the link that works.
+        link.deadline = link.deadline.filter(|_| !link.up).or(Some(deadline));
         let link = link.id;
         if rolled_back {
             self.act(Action::Rollback { link });
@@ -121,7 +122,7 @@ impl Mesh {
             self.counters.unexpected_answers += 1;
             return;
         };
-        let held = peer.held.len();
+        let (held, deadline) = (peer.held.len(), self.now + self.config.connect_timeout);
         let Some(link) = &mut peer.link else {
             self.counters.unexpected_answers += 1;
             return;
@@ -148,6 +149,7 @@ impl Mesh {
             }
             (Phase::HaveLocalOffer(_), Some(session)) => {
                 link.phase = Phase::AcceptingAnswer;
+                link.deadline = link.deadline.filter(|_| !link.up).or(Some(deadline));
                 link.remote_ufrag = ufrag;
                 link.session = Some(session);
                 (link.ignoring, link.suspect) = (false, false);
