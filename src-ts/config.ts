@@ -1,7 +1,15 @@
 import { randomBytes } from 'node:crypto'
 import type { VideoCodec } from './codecs.js'
 import { checkKnownKeys, configError, WebRtcError } from './errors.js'
-import type { TransportOptions } from './native/binding.cjs'
+import {
+  type IceTransportPolicy,
+  stunServers,
+  type TurnServer,
+  type TurnServersFunction,
+  trustedCertificates,
+  turnServers,
+} from './ice.js'
+import type { TransportOptions, TurnServerOptions } from './native/binding.cjs'
 import { isName, MAX_LISTED_PEERS, NAME_RULE } from './signaling/protocol.js'
 import type { SignalingServer } from './signaling/server.js'
 
@@ -45,6 +53,11 @@ export interface ReconnectConfig {
   initialDelayMs?: number
   /** Longest delay, ms, 1 to 600 000. Default 4 000. */
   maxDelayMs?: number
+  /**
+   * How long a connection that fell silent is kept and healed, ms, 1 000 to 3 600 000, as long as its peer is in the room. After
+   * that it is `failed` and built anew. Default 150 000.
+   */
+  graceMs?: number
 }
 
 /**
@@ -56,6 +69,21 @@ export interface WebRtcConfig {
   signalingUrl?: string
   /** A signaling server of this process to join: one that runs, or where to start one (closed with the transport). */
   signalingServer?: SignalingServer | { port: number; host?: string }
+  /**
+   * STUN servers, `stun:host[:port]` (RFC 7064), at most 8: they tell this process its addresses outside of NATs. The port is
+   * 3478 by default, the protocol UDP. One that fails is an `error` event (`ERR_ICE_SERVER`) and tried again. Default: none.
+   */
+  stunServers?: string[]
+  /**
+   * TURN servers, which relay where there is no direct way; at most 8 URLs. Or a function that gives them, for credentials
+   * that expire. One that fails is an `error` event (`ERR_ICE_SERVER`) and tried again. Default: none.
+   */
+  turnServers?: TurnServer[] | TurnServersFunction
+  /**
+   * `relay`: peers are reached through TURN servers only, and learn no other address of this host, nor does any STUN server.
+   * Needs `turnServers`. Default `all`.
+   */
+  iceTransportPolicy?: IceTransportPolicy
   /** 1 to 128 of `A-Z a-z 0-9 . _ ~ : @ + = / -`, unique in the room. Generated when absent. */
   peerId?: string
   /** Peers of one room see each other. Same characters as `peerId`. Default `default`. */
@@ -99,6 +127,7 @@ export interface ResolvedConfig {
   capabilities: string[]
   lists: { allowPeers?: string[]; denyPeers?: string[] }
   reconnect: ReconnectConfig
+  turnServersFunction: TurnServersFunction | undefined
   native: TransportOptions
 }
 
@@ -121,24 +150,20 @@ const KEYS: readonly (keyof WebRtcConfig)[] = [
     'allowPeers',
     'denyPeers',
   ] as const),
+  ...(['stunServers', 'turnServers', 'iceTransportPolicy'] as const),
   ...(['reconnect', 'audio', 'video'] as const),
 ]
 
 /** Options of the contract whose work is still to come. */
 const NOT_YET: Record<string, string> = {
-  stunServers: 'STUN servers are not used yet: peers are reached at their host addresses',
-  turnServers: 'TURN relays are not used yet',
-  iceTransportPolicy: 'relayed connections are not built yet',
   identity: 'signed identities are not built yet',
   trustedPeers: 'signed identities are not built yet',
-  'reconnect.graceMs': 'keeping a silent connection is not built yet',
   'video.content': 'adapting to the kind of content is not built yet',
 }
 
 /** @internal Throws `ERR_CONFIG` naming the field, its value and what is allowed. */
 export function resolveConfig(config: WebRtcConfig): ResolvedConfig {
   refuseNotYet('', config)
-  refuseNotYet('reconnect.', config?.reconnect)
   refuseNotYet('video.', config?.video)
   checkKnownKeys('config', config, KEYS)
   const { signalingUrl, signalingServer, room = 'default', token, resumeToken } = config
@@ -170,8 +195,15 @@ export function resolveConfig(config: WebRtcConfig): ResolvedConfig {
   const reconnect = config.reconnect ?? {}
   checkKnownKeys('audio', audio, ['bitrateBps', 'channels', 'frameMs', 'fec', 'dtx', 'complexity'])
   checkKnownKeys('video', video, ['maxBitrateBps', 'startBitrateBps', 'maxFps', 'maxWidth', 'maxHeight'])
-  checkKnownKeys('reconnect', reconnect, ['enabled', 'maxAttempts', 'initialDelayMs', 'maxDelayMs'])
+  checkKnownKeys('reconnect', reconnect, [
+    'enabled',
+    'maxAttempts',
+    'initialDelayMs',
+    'maxDelayMs',
+    'graceMs',
+  ])
   const lists = { ...peerList('allowPeers', config.allowPeers), ...peerList('denyPeers', config.denyPeers) }
+  const { turnServersFunction, native: ice } = iceConfig(config)
   const maxBitrate = integer('video.maxBitrateBps', video.maxBitrateBps ?? 4_000_000, 50_000, 50_000_000)
   return {
     peerId,
@@ -183,8 +215,11 @@ export function resolveConfig(config: WebRtcConfig): ResolvedConfig {
     capabilities: ['audio', 'video', ...(data ? ['data'] : [])],
     lists,
     reconnect,
+    turnServersFunction,
     native: {
       peerId,
+      ...ice,
+      graceMs: integer('reconnect.graceMs', reconnect.graceMs ?? 150_000, 1000, 3_600_000),
       maxPeers: integer('maxPeers', config.maxPeers ?? 10, 1, 256),
       autoConnect: bool('autoConnect', config.autoConnect, true),
       ...(data ? { dataMode: mode } : {}),
@@ -213,6 +248,31 @@ export function resolveConfig(config: WebRtcConfig): ResolvedConfig {
       videoMaxFps: integer('video.maxFps', video.maxFps ?? 30, 1, 120),
       videoMaxWidth: integer('video.maxWidth', video.maxWidth ?? 1920, 16, 4096),
       videoMaxHeight: integer('video.maxHeight', video.maxHeight ?? 1080, 16, 4096),
+    },
+  }
+}
+
+interface IceConfig {
+  turnServersFunction: TurnServersFunction | undefined
+  native: Pick<TransportOptions, 'stunServers' | 'turnServers' | 'relayOnly' | 'tlsRoots'>
+}
+
+function iceConfig(config: WebRtcConfig): IceConfig {
+  const policy = oneOf('iceTransportPolicy', config.iceTransportPolicy ?? 'all', ['all', 'relay'])
+  const given = config.turnServers ?? []
+  const ask = typeof given === 'function' ? given : undefined
+  const turn: TurnServerOptions[] = ask ? [] : turnServers(given)
+  if (policy === 'relay' && !ask && turn.length === 0) {
+    throw new WebRtcError('ERR_CONFIG', "iceTransportPolicy: 'relay' needs turnServers; there are none")
+  }
+  const overTls = ask || turn.some(({ protocol }) => protocol === 'tls')
+  return {
+    turnServersFunction: ask,
+    native: {
+      stunServers: stunServers(config.stunServers ?? []),
+      ...(ask ? {} : { turnServers: turn }),
+      relayOnly: policy === 'relay',
+      ...(overTls ? { tlsRoots: trustedCertificates() } : {}),
     },
   }
 }

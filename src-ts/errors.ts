@@ -43,6 +43,8 @@ export const WEBRTC_ERROR_CODES = [
   'ERR_PEER_LIMIT',
   /** The peer is there, but no connection came about in time. */
   'ERR_CONNECT_TIMEOUT',
+  /** A STUN or TURN server can't be used: unreachable, its name unknown, or the credentials refused. It is tried again. */
+  'ERR_ICE_SERVER',
   /** The peer's identity key is not the one that was pinned for it. */
   'ERR_IDENTITY_MISMATCH',
   /** No codec in common for this kind, or a codec refused its input. */

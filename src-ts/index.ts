@@ -23,6 +23,7 @@ export type {
 } from './data.js'
 export { WEBRTC_ERROR_CODES, WebRtcError, type WebRtcErrorCode, type WebRtcErrorOptions } from './errors.js'
 export * from './frame.js'
+export type { IceTransportPolicy, TurnServer, TurnServersFunction } from './ice.js'
 export type { SignalingChange } from './membership.js'
 export * from './message.js'
 export type {

@@ -10,6 +10,7 @@ import {
   withTimestamp,
 } from './data.js'
 import { checkKnownKeys, configError, WebRtcError } from './errors.js'
+import { TurnServerSource } from './ice.js'
 import { Membership, type SignalingChange } from './membership.js'
 import type { ItemOut, NativeCounters, NativeEvent, NativeTransport } from './native/binding.cjs'
 import { native } from './native/load.js'
@@ -80,6 +81,9 @@ export class WebRtcTransport
   readonly runner = new PipelineRunner()
   readonly #config: ResolvedConfig
   readonly #native: NativeTransport
+  readonly #turnServers: TurnServerSource | undefined
+  /** Errors from before anybody could listen. */
+  #early: WebRtcError[] | undefined = []
   readonly #host: SessionHost
   readonly #roster = new Map<PeerId, SignalingPeer>()
   readonly #sessions = new Set<MultiPeerSession>()
@@ -108,6 +112,7 @@ export class WebRtcTransport
       await transport.close()
       throw error
     }
+    setImmediate(() => transport.#tellEarly())
     return transport
   }
 
@@ -115,6 +120,13 @@ export class WebRtcTransport
     super()
     this.#config = config
     this.#native = unwrap(native.NativeTransport.open(config.native, waker(this)))
+    if (config.turnServersFunction) {
+      this.#turnServers = new TurnServerSource(
+        config.turnServersFunction,
+        (servers) => check(this.#native.setTurnServers(servers)),
+        (error) => this.#error(error),
+      )
+    }
     this.#host = {
       native: this.#native,
       runner: this.runner,
@@ -412,6 +424,9 @@ export class WebRtcTransport
       case 'stats':
         take(this.#statistics, event.number!)?.resolve(toReport(event.stats ?? [], Date.now()))
         break
+      case 'turnServersNeeded':
+        this.#turnServers?.refresh()
+        break
       case 'error':
         this.#error(toError(event.error!))
         break
@@ -458,8 +473,18 @@ export class WebRtcTransport
   }
 
   #error(error: WebRtcError): void {
+    if (this.#early) {
+      if (this.#early.length < MAX_EARLY) this.#early.push(error)
+      return
+    }
     if (this.dispatch('error', error, (thrown) => warn(thrown))) return
     warn(error)
+  }
+
+  #tellEarly(): void {
+    const early = this.#early ?? []
+    this.#early = undefined
+    for (const error of early) this.#error(error)
   }
 
   /** A listener threw: its own fault, and nobody else's. */
@@ -534,6 +559,7 @@ export class WebRtcTransport
   // The end
 
   async #shutDown(): Promise<void> {
+    this.#turnServers?.close()
     for (const session of [...this.#sessions]) await session.close()
     // Both say goodbye at once, so that peers learn of it as soon as can be.
     await Promise.all([this.#native.close(), this.#membership?.leave()])
@@ -565,6 +591,7 @@ interface Settle<T> {
 }
 
 const MAX_EVENTS_A_TURN = 512
+const MAX_EARLY = 64
 const MAX_REMEMBERED = 1024
 
 function take<K, V>(map: Map<K, V>, key: K): V | undefined {

@@ -8,8 +8,9 @@ use napi_derive::napi;
 use remotemedia_media::VideoCodec;
 use remotemedia_pipeline::{Data, DropReason};
 use remotemedia_transport::{
-    AudioConfig, ChannelOptions, Config, DataMode, IceCandidate, Message, PeerAnnouncement, PeerId, Retry,
-    RouteConfig, RouteTo, SessionId, Signal, Track, Transport, TransportError, VideoConfig,
+    AudioConfig, ChannelOptions, Config, DataMode, IceCandidate, IceTransportPolicy, Message,
+    PeerAnnouncement, PeerId, RelayProtocol, Retry, RouteConfig, RouteTo, SessionId, Signal, StunServer,
+    Track, Transport, TransportError, TurnServer, VideoConfig,
 };
 
 use crate::error::NativeError;
@@ -45,6 +46,16 @@ pub struct TransportOptions {
     pub retry_initial_delay_ms: u32,
     /// Milliseconds.
     pub retry_max_delay_ms: u32,
+    /// How long a silent connection is kept, milliseconds.
+    pub grace_ms: u32,
+    /// STUN servers.
+    pub stun_servers: Vec<StunServerOptions>,
+    /// TURN servers; absent: `setTurnServers` brings them, whenever `turnServersNeeded` asks.
+    pub turn_servers: Option<Vec<TurnServerOptions>>,
+    /// Use relays only.
+    pub relay_only: bool,
+    /// Certificates that vouch for TURN servers over TLS, PEM.
+    pub tls_roots: Option<String>,
     /// bit/s.
     pub audio_bitrate_bps: Option<u32>,
     /// 1 or 2.
@@ -67,6 +78,30 @@ pub struct TransportOptions {
     pub video_max_width: u32,
     /// Pixels.
     pub video_max_height: u32,
+}
+
+/// A STUN server.
+#[napi(object, object_to_js = false)]
+pub struct StunServerOptions {
+    /// Name or address, without brackets.
+    pub host: String,
+    /// UDP port.
+    pub port: u32,
+}
+
+/// A TURN server.
+#[napi(object, object_to_js = false)]
+pub struct TurnServerOptions {
+    /// Name or address, without brackets.
+    pub host: String,
+    /// Port.
+    pub port: u32,
+    /// `udp`, `tcp` or `tls`.
+    pub protocol: String,
+    /// User name.
+    pub username: String,
+    /// Password.
+    pub credential: String,
 }
 
 /// A peer as signaling announces it.
@@ -172,6 +207,10 @@ pub struct NativeCounters {
     pub dropped_candidates: f64,
     /// Links that failed.
     pub failed_links: f64,
+    /// `.local` names of candidates resolved.
+    pub names_resolved: f64,
+    /// `.local` names of candidates not resolved.
+    pub names_unresolved: f64,
     /// Pictures replaced before JavaScript took them.
     pub video_dropped: f64,
     /// Audio dropped because JavaScript was late.
@@ -271,6 +310,16 @@ impl JsTransport {
     #[napi(catch_unwind)]
     pub fn signal_error(&self, peer_id: String, code: i32, message: String) {
         self.transport.signal(peer_id.into(), Signal::Error { code, message });
+    }
+
+    /// The TURN servers from now on.
+    #[napi(catch_unwind)]
+    pub fn set_turn_servers(&self, servers: Vec<TurnServerOptions>) -> Option<NativeError> {
+        let servers = match turn_servers(servers) {
+            Ok(servers) => servers,
+            Err(error) => return Some(error),
+        };
+        self.transport.set_turn_servers(servers).err().map(NativeError::from)
     }
 
     /// The signaling connection is gone.
@@ -435,6 +484,8 @@ impl JsTransport {
             media_commands_dropped: c.media_commands_dropped as f64,
             signals_refused: c.signals_refused as f64,
             packets_refused: c.packets_refused as f64,
+            names_resolved: c.names_resolved as f64,
+            names_unresolved: c.names_unresolved as f64,
             announcements_dropped: (c.mesh.bad_announcements + c.mesh.roster_overflow) as f64,
             denied_offers: c.mesh.denied_offers as f64,
             refused_offers: c.mesh.refused_offers as f64,
@@ -592,6 +643,12 @@ fn config(o: TransportOptions) -> std::result::Result<Config, NativeError> {
             initial_delay: Duration::from_millis(o.retry_initial_delay_ms.into()),
             max_delay: Duration::from_millis(o.retry_max_delay_ms.into()),
         },
+        grace: Duration::from_millis(o.grace_ms.into()),
+        stun_servers: stun_servers(o.stun_servers)?,
+        asks_turn_servers: o.turn_servers.is_none(),
+        turn_servers: turn_servers(o.turn_servers.unwrap_or_default())?,
+        ice_transport_policy: if o.relay_only { IceTransportPolicy::Relay } else { IceTransportPolicy::All },
+        tls_roots: o.tls_roots.unwrap_or_default().into(),
         data: o.data_mode.as_deref().and_then(data_mode),
         video_codecs,
         audio: AudioConfig {
@@ -611,6 +668,30 @@ fn config(o: TransportOptions) -> std::result::Result<Config, NativeError> {
         },
         ..Config::default()
     })
+}
+
+fn stun_servers(servers: Vec<StunServerOptions>) -> std::result::Result<Vec<StunServer>, NativeError> {
+    servers.into_iter().map(|s| Ok(StunServer { port: port(s.port)?, host: s.host })).collect()
+}
+
+fn turn_servers(servers: Vec<TurnServerOptions>) -> std::result::Result<Vec<TurnServer>, NativeError> {
+    let server = |s: TurnServerOptions| {
+        let protocol = match s.protocol.as_str() {
+            "udp" => RelayProtocol::Udp,
+            "tcp" => RelayProtocol::Tcp,
+            "tls" => RelayProtocol::Tls,
+            other => {
+                return Err(NativeError::config(format_args!("protocol '{other}' is none of udp, tcp, tls")));
+            }
+        };
+        let TurnServerOptions { host, username, credential, .. } = s;
+        Ok(TurnServer { host, port: port(s.port)?, protocol, username, credential })
+    };
+    servers.into_iter().map(server).collect()
+}
+
+fn port(port: u32) -> std::result::Result<u16, NativeError> {
+    u16::try_from(port).map_err(|_| NativeError::config(format_args!("port {port} is above 65535")))
 }
 
 fn route_config(o: RouteOptions) -> std::result::Result<RouteConfig, NativeError> {
