@@ -1,5 +1,6 @@
 import { join } from 'node:path'
-import { describeNet, type Host, inLab, type Lab, sleep } from './kit/index.js'
+import { describeNet, type Host, inLab, type Lab, sleep, sweep } from './kit/index.js'
+import { run, startOf } from './kit/system.js'
 
 // The instruments themselves: what is asked of a network is what is got.
 
@@ -116,6 +117,29 @@ describeNet('conditions', () => {
       expect(Math.min(...last)).toBeGreaterThanOrEqual(80)
       await expect(near.forwarder!.condition('carrier-pigeon')).rejects.toThrow(/no condition.*wifi-bad/)
     }))
+})
+
+describeNet('a laboratory', () => {
+  test('that died without tidying up is removed, and no other', () =>
+    inLab(async (lab) => {
+      // No process has this id: the kernel's ids end before it.
+      const dead = `rm-${2 ** 22 + 1}-1-1-host`
+      run('ip', ['netns', 'add', dead])
+      expect(sweep()).toContain(dead)
+      const names = run('ip', ['netns', 'list'])
+      expect(names).not.toContain(dead)
+      expect(names).toContain(lab.net.space.name)
+    }))
+
+  test('ends what runs in it', async () => {
+    let pid = 0
+    await inLab(async (lab) => {
+      const host = await lab.host('host')
+      pid = host.space.spawn('sleep', ['600']).pid!
+      expect(startOf(pid)).not.toBeNull()
+    })
+    expect(startOf(pid)).toBeNull()
+  })
 })
 
 describeNet('links without a forwarder', () => {

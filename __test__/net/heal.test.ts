@@ -142,6 +142,20 @@ describeNet('a call', () => {
         await expectRestarted(call, brokenAt)
       },
 
+      // Signaling goes on. By then SCTP's own timer has given up.
+      'delivers everything when UDP was gone for 75 s': async (lab) => {
+        const hosts = await two(lab)
+        const call = await Call.open(lab, hosts)
+        await call.talk()
+        const brokenAt = now()
+        hosts.alice.cut('udp')
+        await sleep(75_000)
+        hosts.alice.heal()
+        const healedAt = now()
+        await expectHealed(call, 'UDP gone 75 s', healedAt, brokenAt)
+        await expectRestarted(call, brokenAt)
+      },
+
       'restarts ICE when its cable was out for 30 s': async (lab) => {
         const hosts = await two(lab)
         const call = await Call.open(lab, hosts)
@@ -172,6 +186,16 @@ describeNet('a call', () => {
         const brokenAt = now()
         home.rebind()
         await expectHealed(call, 'NAT rebinding', brokenAt, brokenAt)
+      },
+
+      'follows a NAT that was restarted': async (lab) => {
+        const home = await lab.nat('home')
+        const hosts = { alice: await lab.host('alice', { behind: home }), bob: await lab.host('bob') }
+        const call = await Call.open(lab, hosts)
+        await call.talk()
+        const brokenAt = now()
+        home.rebind({ everything: true })
+        await expectHealed(call, 'NAT restarted', brokenAt, brokenAt)
       },
 
       'survives the stall of a process for 2 s': async (lab) => {
@@ -217,6 +241,6 @@ describeNet('a call', () => {
         expect(left.at - killedAt).toBeLessThan(30_000)
       },
     },
-    100_000,
+    150_000,
   )
 })

@@ -171,6 +171,17 @@ export class Agent {
       .map((e) => e.state!)
   }
 
+  /** What happened and what was signalled, a line each, for a failed test's message. */
+  async history(): Promise<string[]> {
+    const told = ({ event, at, ...more }: AgentEvent) => [at, `${event} ${JSON.stringify(more)}`] as const
+    const said = (await this.signals().catch(() => [])).map(
+      ({ at, kind, to, ufrag, candidate }) => [at, `${kind} to ${to} ${candidate ?? ufrag}`] as const,
+    )
+    return [...this.events.map(told), ...said].map(
+      ([at, text]) => `${(at / 1000).toFixed(3)} ${this.name}: ${text}`,
+    )
+  }
+
   connect(peerId: string, timeoutMs = 20_000): Promise<string> {
     return this.request('connect', { peerId, timeoutMs })
   }

@@ -19,6 +19,7 @@ export class Call {
   ): Promise<Call> {
     const signaling = options.signaling ?? (await Signaling.start(await lab.host('signaling')))
     const call = new Call(signaling)
+    lab.witnesses.push(() => call.history())
     // One after the other, as people come to a room.
     for (const [peerId, host] of Object.entries(hosts)) await call.join(peerId, host, config, options)
     await call.connected()
@@ -26,6 +27,15 @@ export class Call {
   }
 
   private constructor(readonly signaling: Signaling) {}
+
+  /** What happened at all peers, in the order of time. */
+  async history(): Promise<string> {
+    const all = await Promise.all([...this.peers.values()].map((peer) => peer.history()))
+    return all
+      .flat()
+      .sort((a, b) => Number.parseFloat(a) - Number.parseFloat(b))
+      .join('\n')
+  }
 
   peer(name: string): Agent {
     const peer = this.peers.get(name)

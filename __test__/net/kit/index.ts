@@ -34,6 +34,10 @@ export async function inLab(scenario: Scenario): Promise<void> {
   const lab = new Lab()
   try {
     await scenario(lab)
+  } catch (error) {
+    const told = await Promise.all(lab.witnesses.map((witness) => witness().catch(String)))
+    if (error instanceof Error) error.message += `\n\n${told.join('\n')}`
+    throw error
   } finally {
     await lab.close()
   }

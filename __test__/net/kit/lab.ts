@@ -29,6 +29,8 @@ let swept = false
 export class Lab {
   /** The router in the middle. */
   readonly net: Router
+  /** What tells, after a failure, what went on in here. */
+  readonly witnesses: (() => Promise<string>)[] = []
   readonly #prefix: string
   readonly #spaces: Namespace[] = []
   readonly #atExit = () => this.#delete()
@@ -293,11 +295,12 @@ export class Host {
     space.ip(...this.families.map((family) => this.#defaultRoute(family)))
   }
 
-  /** Everything to and from this machine vanishes without a word, or no longer. */
-  cut(): void {
+  /** Everything to and from this machine, or its UDP alone, vanishes without a word, until `heal`. */
+  cut(what: 'all' | 'udp' = 'all'): void {
+    const drop = what === 'all' ? 'drop;' : 'ip protocol udp drop; ip6 nexthdr udp drop;'
     this.segment.router.space.nft(`table netdev cut-${this.port} {
-  chain in { type filter hook ingress device "${this.port}" priority 0; drop; }
-  chain out { type filter hook egress device "${this.port}" priority 0; drop; }
+  chain in { type filter hook ingress device "${this.port}" priority 0; ${drop} }
+  chain out { type filter hook egress device "${this.port}" priority 0; ${drop} }
 }`)
   }
 

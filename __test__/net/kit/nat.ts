@@ -47,13 +47,14 @@ table ip box-nat {
   }
 
   /**
-   * Forgets every UDP mapping and gives new ports from now on, as a box does that was restarted or ran out of memory. TCP goes on:
-   * the box picks connections up that it sees in the middle.
+   * Forgets every UDP mapping and gives new ports from now on, as boxes do after a while. `everything`: TCP as well, as after a
+   * restart; the box takes connections up again at the first packet from inside.
    */
-  rebind(): void {
+  rebind({ everything = false } = {}): void {
     this.#mapping++
     this.#map()
-    this.#router.space.exec('conntrack', '-F')
+    if (everything) this.#router.space.exec('conntrack', '-F')
+    else this.#router.space.exec('conntrack', '-D', '-p', 'udp')
   }
 
   #map(): void {
