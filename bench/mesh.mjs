@@ -31,6 +31,7 @@ const peers = Number(values.peers)
 const runs = Number(values.runs)
 const idleSeconds = Number(values.idle)
 const sizes = values.cost?.split(',').map(Number)
+const oneByOne = values.join === 'one-by-one'
 const whole = (value, low, high) => Number.isInteger(value) && value >= low && value <= high
 
 if (values.help) {
@@ -52,9 +53,12 @@ if (values.help) {
 }
 
 /** Opens a mesh and says how long that took. `rooms`: everybody in a room of their own, so that there is no link. */
-async function open({ SignalingServer, WebRtcTransport }, { oneByOne = false, rooms = false } = {}) {
+async function open(
+  { SignalingServer, WebRtcTransport },
+  { n = peers, oneByOne = false, rooms = false } = {},
+) {
   const server = await SignalingServer.listen({ port: 0 })
-  const wanted = rooms ? 0 : peers * (peers - 1)
+  const wanted = rooms ? 0 : n * (n - 1)
   let ready = 0
   let settle
   const all = new Promise((resolve, reject) => {
@@ -64,7 +68,7 @@ async function open({ SignalingServer, WebRtcTransport }, { oneByOne = false, ro
     const member = await WebRtcTransport.create({
       signalingUrl: server.url,
       peerId: `peer-${i}`,
-      maxPeers: Math.max(1, peers - 1),
+      maxPeers: n - 1,
       ...(rooms ? { room: `room-${i}` } : {}),
     })
     // Not before: a connectPeer that waits makes those present offer as well, which is other work than a plain mesh's.
@@ -79,8 +83,8 @@ async function open({ SignalingServer, WebRtcTransport }, { oneByOne = false, ro
   }
   const start = performance.now()
   const members = []
-  if (oneByOne) for (let i = 0; i < peers; i++) members.push(await create(i))
-  else members.push(...(await Promise.all(Array.from({ length: peers }, (_, i) => create(i)))))
+  if (oneByOne) for (let i = 0; i < n; i++) members.push(await create(i))
+  else members.push(...(await Promise.all(Array.from({ length: n }, (_, i) => create(i)))))
   const joined = performance.now()
   if (wanted > 0) await all
   const done = performance.now()
@@ -99,7 +103,7 @@ async function times() {
   const afterJoin = []
   const closing = []
   for (let i = 0; i < runs; i++) {
-    const mesh = await open(webrtc, { oneByOne: values.join === 'one-by-one' })
+    const mesh = await open(webrtc, { oneByOne })
     for (const member of mesh.members) {
       const links = member.listPeers().filter(({ state }) => state === 'connected').length
       if (links !== peers - 1) throw new Error(`${member.peerId} has ${links} links`)
@@ -128,12 +132,12 @@ async function times() {
 
 /**
  * What a mesh of `peers` costs this fresh process: CPU time of all threads for opening and closing, and while it is idle, and memory.
- * A small mesh was opened and closed before, so that what is loaded once is not counted.
+ * A mesh of three was opened and closed before, so that what is loaded once is not counted.
  */
 async function cost() {
   const webrtc = await import('../dist/index.js')
   const rooms = values.alone
-  const warm = await open(webrtc, { rooms })
+  const warm = await open(webrtc, { n: 3 })
   await warm.close()
   const settle = async () => {
     for (let i = 0; i < 3; i++) {
@@ -143,7 +147,7 @@ async function cost() {
   }
   await settle()
   const before = { cpu: process.cpuUsage(), rss: residentBytes() }
-  const mesh = await open(webrtc, { rooms })
+  const mesh = await open(webrtc, { rooms, oneByOne })
   const opened = process.cpuUsage(before.cpu)
   await settle()
   const open_ = { cpu: process.cpuUsage(), rss: residentBytes() }
@@ -171,7 +175,8 @@ function costs() {
   const measure = (n, alone) => {
     const samples = []
     for (let i = 0; i < Math.min(runs, 5); i++) {
-      const args = ['--expose-gc', fileURLToPath(import.meta.url), '--peers', `${n}`, '--idle', values.idle]
+      const args = ['--expose-gc', fileURLToPath(import.meta.url)]
+      args.push('--peers', `${n}`, '--idle', values.idle, '--join', values.join)
       const { status, stdout, stderr } = spawnSync(process.execPath, alone ? [...args, '--alone'] : args, {
         encoding: 'utf8',
         env: { ...process.env, MESH_BENCH_COST: '1' },

@@ -40,10 +40,10 @@ export class SignalGate {
     // Put in again, so that the map's order is the order of last use.
     if (known) this.#peers.delete(peer)
     const share = known ?? {
-      // An ICE restart a second, and some renegotiations at once.
-      description: new TokenBucket(2, 16, now),
-      // As many as the mesh takes of a few negotiations.
-      candidate: new TokenBucket(32, 256, now),
+      // Some ICE restarts a second, and a dozen connections made and ended by hand one after the other.
+      description: new TokenBucket(4, 32, now),
+      // As many for each as a host with many addresses has.
+      candidate: new TokenBucket(64, 512, now),
       refusals: new TokenBucket(1, 4, now),
     }
     this.#peers.set(peer, share)
