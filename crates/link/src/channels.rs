@@ -103,6 +103,7 @@ impl Link {
         kind: MessageKind,
         data: &[u8],
     ) -> Result<(), LinkError> {
+        let now = self.engine_time(now);
         let mut engine = self.pc.data_channel(channel).ok_or(LinkError::ChannelNotOpen)?;
         match kind {
             MessageKind::Binary => engine.send(now, BytesMut::from(data))?,

@@ -38,9 +38,11 @@ pub struct LinkConfig {
     pub socket_buffer_bytes: usize,
     /// A message is refused while this many bytes wait on its channel.
     pub max_buffered_bytes: usize,
+    /// How often the pair in use is checked (RFC 7675).
+    pub ice_keepalive: Duration,
     /// Silence after which ICE is `disconnected`.
     pub ice_disconnected: Duration,
-    /// Further silence after which ICE is `failed`.
+    /// Further silence after which ICE is `failed`. Until then the link can be healed by an ICE restart.
     pub ice_failed: Duration,
     /// The bandwidth estimate starts here, in bit/s.
     pub start_bitrate_bps: u32,
@@ -123,8 +125,9 @@ impl Default for LinkConfig {
             frame_ms: 20,
             socket_buffer_bytes: 4 << 20,
             max_buffered_bytes: 16 << 20,
-            ice_disconnected: Duration::from_secs(5),
-            ice_failed: Duration::from_secs(25),
+            ice_keepalive: Duration::from_millis(500),
+            ice_disconnected: Duration::from_secs(4),
+            ice_failed: Duration::from_secs(150),
             start_bitrate_bps: 1_000_000,
             max_bitrate_bps: 10_000_000,
             video_mtu: 1188,

@@ -69,11 +69,7 @@ pub(crate) fn build(
     let window = (config.socket_buffer_bytes / 2).clamp(2 * config.max_message_size.max(128 * 1024), 2 << 20);
     let setting = SettingEngineBuilder::new()
         .with_ice_connection_attempts(Some(Duration::from_millis(20)), Some(2000))
-        .with_ice_timeouts(
-            Some(config.ice_disconnected),
-            Some(config.ice_failed),
-            Some(Duration::from_secs(2)),
-        )
+        .with_ice_timeouts(Some(config.ice_disconnected), Some(config.ice_failed), Some(config.ice_keepalive))
         .with_host_acceptance_min_wait(Some(Duration::ZERO))
         .with_srflx_acceptance_min_wait(Some(Duration::ZERO))
         .with_prflx_acceptance_min_wait(Some(Duration::ZERO))

@@ -2,7 +2,7 @@
 
 use crate::event::{ChannelId, IceState, LinkEvent, LinkState, MediaKind, MessageKind, RtpIn};
 use crate::link::{Link, MAX_QUEUED_RTP};
-use crate::resend::{RESEND_AFTER_CONNECT, RESEND_FOR};
+use crate::resend::{RESEND_AFTER_CONNECT, RESEND_FOR, Resend};
 use crate::tap;
 use rtc::peer_connection::event::{RTCDataChannelEvent, RTCPeerConnectionEvent};
 use rtc::peer_connection::message::RTCMessage;
@@ -27,7 +27,7 @@ impl Link {
         for (received, packet) in undeclared {
             let video = self.video_types.iter().any(|(pt, _)| *pt == packet.header.payload_type);
             let kind = if video { MediaKind::Video } else { MediaKind::Audio };
-            self.rtp(received, kind, packet);
+            self.rtp(self.our_time(received), kind, packet);
         }
     }
 
@@ -120,6 +120,15 @@ impl Link {
                 };
                 if matches!(state, IceState::Connected | IceState::Completed) {
                     self.read_selected();
+                }
+                let again = self.silence.restarted().filter(|_| state == IceState::Connected);
+                self.silence.ice_changed(now, state);
+                if self.silence.restarted().is_some() && self.resend.done {
+                    // Records that come twice from now on don't ask for the end of the handshake.
+                    self.resend = Resend::over();
+                }
+                if let Some(since) = again {
+                    self.repeat_recent(since);
                 }
                 if state != self.ice {
                     self.ice = state;

@@ -34,6 +34,7 @@ mod pacer;
 mod packetize;
 mod resend;
 mod sdp;
+mod silence;
 mod stats;
 mod tap;
 pub mod turn;

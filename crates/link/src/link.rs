@@ -14,10 +14,12 @@ use crate::pacer::Pacer;
 use crate::resend::Resend;
 use crate::sdp::Slot;
 use crate::sdp::remote::RemoteCodec;
+use crate::silence::Silence;
 use crate::stats::{Drops, LinkStats};
 use crate::tap::Shared;
 use bytes::{Bytes, BytesMut};
 use rtc::peer_connection::RTCPeerConnection;
+use rtc::peer_connection::sdp::RTCSessionDescription;
 use rtc::peer_connection::transport::{
     RTCDtlsTransport, RTCDtlsTransportState, RTCIceCandidate, RTCSctpTransportState,
 };
@@ -34,6 +36,8 @@ use std::time::Instant;
 pub const MAX_HELD_DATAGRAMS: usize = 32;
 /// First byte of a DTLS record with application data (RFC 6347, section 4.1).
 const APPLICATION_DATA: u8 = 23;
+/// Datagrams that wait for an ICE restart: the peer may be a round trip behind us, and goes on sending on the old pair.
+const MAX_HELD_IN_RESTART: usize = 512;
 /// Candidates that wait for a description, and candidates taken in one ICE generation.
 pub const MAX_QUEUED_CANDIDATES: usize = 64;
 /// Candidates whose `.local` name is being resolved.
@@ -64,6 +68,10 @@ pub struct Link {
     pub(crate) slots: Vec<Slot>,
     /// The slots of our offer that is not answered yet.
     pub(crate) offered: Option<Vec<Slot>>,
+    /// The offer of an ICE restart: the engine gets it with its answer, and uses the old pair until then.
+    pub(crate) staged: Option<RTCSessionDescription>,
+    /// The engine has new credentials that it was not told to use yet.
+    pub(crate) engine_staged: bool,
     pub(crate) established: bool,
     /// Our `a=setup` once DTLS has its roles.
     pub(crate) setup: Option<&'static str>,
@@ -97,6 +105,7 @@ pub struct Link {
     paused: bool,
     held: VecDeque<(SocketAddr, SocketAddr, Bytes)>,
     pub(crate) resend: Resend,
+    pub(crate) silence: Silence,
     pub(crate) first_flight: FirstFlight,
     pub(crate) pacer: Pacer,
     timeout: Option<Instant>,
@@ -135,6 +144,8 @@ impl Link {
             stats: LinkStats::default(),
             slots: Vec::new(),
             offered: None,
+            staged: None,
+            engine_staged: false,
             established: false,
             setup: None,
             audio_sender: None,
@@ -164,6 +175,7 @@ impl Link {
             paused: false,
             held: VecDeque::new(),
             resend: Resend::default(),
+            silence: Silence::new(now),
             first_flight: FirstFlight::default(),
             pacer: Pacer::default(),
             timeout: None,
@@ -195,8 +207,10 @@ impl Link {
         }
         self.stats.packets_received += 1;
         self.stats.bytes_received += data.len() as u64;
+        let catches_up = self.hear(now, local, remote, data);
         if data[0] >= 20 && matches!(self.ice, IceState::New | IceState::Checking) {
-            if self.held.len() == MAX_HELD_DATAGRAMS || data.len() > MAX_HELD_BYTES {
+            let most = if self.resend.done { MAX_HELD_IN_RESTART } else { MAX_HELD_DATAGRAMS };
+            if self.held.len() >= most || data.len() > MAX_HELD_BYTES {
                 self.stats.drops.held_overflow += 1;
             } else {
                 self.stats.held += 1;
@@ -205,6 +219,10 @@ impl Link {
             return;
         }
         self.feed(now, local, remote, data);
+        if catches_up {
+            self.engine_timeout(now);
+            self.drain(now);
+        }
         self.touch(now);
     }
 
@@ -214,10 +232,15 @@ impl Link {
         if self.state == LinkState::Closed {
             return;
         }
-        let _ = self.pc.handle_timeout(now);
+        if self.silence.stands() {
+            self.keep_silence(now);
+        }
+        self.engine_timeout(now);
         self.release_video(now);
         self.drain(now);
         self.resend_if_due(now);
+        self.suspect_if_due(now);
+        self.rest_if_silent(now);
         self.schedule();
     }
 
@@ -280,7 +303,7 @@ impl Link {
         if self.state == LinkState::Closed {
             return;
         }
-        let _ = self.pc.handle_timeout(now);
+        self.engine_timeout(now);
         self.drain(now);
         let _ = self.pc.close();
         while let Some(message) = self.pc.poll_write() {
@@ -311,7 +334,7 @@ impl Link {
             self.mirror.received(now, local, remote, data);
         }
         let _ = self.pc.handle_read(TaggedBytesMut {
-            now,
+            now: self.engine_time(now),
             transport: TransportContext {
                 local_addr: local,
                 peer_addr: remote,
@@ -363,7 +386,7 @@ impl Link {
                 let next = if self.paused { self.pc.poll_media_read() } else { self.pc.poll_read() };
                 let Some(message) = next else { break };
                 any = true;
-                self.engine_message(message.now, message.message);
+                self.engine_message(self.our_time(message.now), message.message);
             }
             while let Some(event) = self.pc.poll_event() {
                 any = true;
@@ -397,7 +420,7 @@ impl Link {
                 break;
             }
             kicked = true;
-            let _ = self.pc.handle_timeout(now);
+            self.engine_timeout(now);
         }
         // What the opening itself made the engine write is recorded by now.
         self.resend.frozen |= self.resend.done;
@@ -454,7 +477,12 @@ impl Link {
         if first >= 20 {
             self.selected = Some((transmit.local, transmit.remote));
         } else {
-            self.mirror.sent(message.now, &transmit.data);
+            let now = self.our_time(message.now);
+            self.mirror.sent(now, &transmit.data);
+            self.silence.sent(now, &transmit, self.selected == Some((transmit.local, transmit.remote)));
+        }
+        if first == APPLICATION_DATA {
+            self.silence.sent_data(self.our_time(message.now), &transmit.data);
         }
         if (20..=63).contains(&first) && !self.resend.frozen {
             self.resend.sent(message.now, transmit.clone());
@@ -483,7 +511,10 @@ impl Link {
     }
 
     fn schedule(&mut self) {
-        let mut next = self.pc.poll_timeout();
+        let mut next = self.pc.poll_timeout().filter(|_| !self.silence.stands()).map(|at| self.our_time(at));
+        if let Some(at) = self.silence_due() {
+            next = Some(next.map_or(at, |n| n.min(at)));
+        }
         if !self.resend.done
             && let Some(at) = self.resend.at
         {

@@ -77,6 +77,7 @@ impl Link {
         let local = Local { candidate, line: line.clone() };
         self.engine_local_candidate(&local)?;
         self.local_candidates.push(local);
+        self.stir(self.last_now());
         self.drain(self.last_now());
         Ok(line)
     }

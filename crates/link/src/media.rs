@@ -129,7 +129,8 @@ impl Link {
             Box::new(PictureLossIndication { sender_ssrc, media_ssrc })
         };
         let message = RTCMessage::RtcpPacket("video".into(), vec![request]);
-        if self.pc.handle_write(TaggedRTCMessage { now, message }).is_ok() {
+        let at = self.engine_time(now);
+        if self.pc.handle_write(TaggedRTCMessage { now: at, message }).is_ok() {
             let stats = &mut self.stats.video_in;
             *(if by_fir { &mut stats.firs_sent } else { &mut stats.plis_sent }) += 1;
         }
@@ -138,7 +139,9 @@ impl Link {
 
     fn check_sendable(&self) -> Result<(), LinkError> {
         self.check_open()?;
-        if !matches!(self.state, LinkState::Connected | LinkState::Disconnected) {
+        // Into a silence nothing is sent: it would not arrive, and SRTP can't follow its own numbers over a long gap (RFC 3711,
+        // section 3.3.1).
+        if self.state != LinkState::Connected {
             return Err(LinkError::NotConnected);
         }
         if self.transmits.len() >= MAX_QUEUED_TRANSMITS {
@@ -155,6 +158,7 @@ impl Link {
         payload: Bytes,
     ) -> Result<(), LinkError> {
         let message = RTCMessage::RtpPacket(track.into(), rtp::Packet { header, payload });
+        let now = self.engine_time(now);
         Ok(self.pc.handle_write(TaggedRTCMessage { now, message })?)
     }
 }

@@ -18,8 +18,8 @@ use std::time::Instant;
 
 impl Link {
     /// Makes an offer and sets it as the local description. The first one carries a sendrecv audio and a sendrecv video
-    /// section and the data section, as configured. With `ice_restart` it has new ICE credentials, and the pair in use
-    /// is given up at once: media waits for the answer.
+    /// section and the data section, as configured. With `ice_restart` it has new ICE credentials; the pair in use is kept
+    /// until the answer is taken.
     ///
     /// # Errors
     /// [`LinkError::WrongState`] while another offer of ours is unanswered, [`LinkError::Closed`].
@@ -33,11 +33,16 @@ impl Link {
         }
         if ice_restart && self.established {
             self.pc.restart_ice();
+            self.engine_staged = true;
         }
         let offer = self.pc.create_offer(None)?;
         let text = offer.sdp.clone();
-        self.pc.set_local_description(now, offer)?;
-        self.restore_local_candidates()?;
+        if self.engine_staged {
+            self.staged = Some(offer);
+        } else {
+            self.pc.set_local_description(self.engine_time(now), offer)?;
+            self.restore_local_candidates()?;
+        }
         let slots = offer_slots(&text, &self.slots)?;
         let sdp = self.write_local(&text, &slots, "actpass", Direction::BOTH, Direction::BOTH)?;
         self.offered = Some(slots);
@@ -61,13 +66,22 @@ impl Link {
         if !self.established && remote.setup == Setup::Passive {
             self.rebuild(now, true)?;
         }
-        if let Err(error) = self.pc.set_remote_description(now, offer) {
-            return Err(self.undo_remote(now, &error));
+        // We had taken back a restart, but the engine has its credentials and will use them for this answer. A peer that did
+        // not ask for a restart won't follow.
+        let spoils = self.engine_staged && remote.ufrag == self.remote_ufrag;
+        self.stir(now);
+        let at = self.engine_time(now);
+        if let Err(error) = self.pc.set_remote_description(at, offer) {
+            return Err(self.undo_remote(at, &error));
         }
-        let text = match self.answer_in_engine(now, &remote) {
+        let text = match self.answer_in_engine(at, &remote) {
             Ok(text) => text,
-            Err(error) => return Err(self.undo_remote(now, &error)),
+            Err(error) => return Err(self.undo_remote(at, &error)),
         };
+        self.engine_staged = false;
+        if spoils {
+            self.events.push_back(LinkEvent::PathSuspect);
+        }
         self.restore_local_candidates()?;
         // Roles are fixed by the first exchange; later answers repeat them (RFC 8842, section 5.3).
         let setup =
@@ -110,7 +124,14 @@ impl Link {
                 sender.replace_track(engine::track(&self.config, self.ssrcs, video, Some(codec.codec)))?;
             }
         }
-        self.pc.set_remote_description(now, answer)?;
+        self.stir(now);
+        let at = self.engine_time(now);
+        if let Some(offer) = self.staged.take() {
+            self.pc.set_local_description(at, offer)?;
+            self.engine_staged = false;
+            self.restore_local_candidates()?;
+        }
+        self.pc.set_remote_description(at, answer)?;
         if !self.established {
             self.first_flight.answered(sdp, self.config.data.is_some(), setup == "passive");
         }
@@ -121,8 +142,8 @@ impl Link {
     }
 
     /// Takes back our unanswered offer, so that the peer's can be accepted (glare; RFC 8829, section 4.1.10.2). Before
-    /// the first agreement everything is made anew, with new ICE credentials. Later on, an ICE restart that the offer
-    /// carried can't be taken back: the new credentials stay, and the next exchange makes them known.
+    /// the first agreement everything is made anew, with new ICE credentials. An offer with an ICE restart has changed
+    /// nothing yet.
     ///
     /// # Errors
     /// [`LinkError::WrongState`] without an offer of ours, [`LinkError::Closed`].
@@ -131,8 +152,10 @@ impl Link {
         if self.offered.is_none() {
             return Err(LinkError::WrongState("a rollback"));
         }
-        if self.established {
-            self.pc.set_local_description(now, RTCSessionDescription::rollback(None)?)?;
+        if self.staged.take().is_some() {
+            // The engine never had it.
+        } else if self.established {
+            self.pc.set_local_description(self.engine_time(now), RTCSessionDescription::rollback(None)?)?;
             self.events.push_back(LinkEvent::NegotiationNeeded);
         } else {
             self.rebuild(now, false)?;
@@ -178,7 +201,7 @@ impl Link {
         let (found, rest) =
             std::mem::take(&mut self.named_candidates).into_iter().partition(|n| n.name == name);
         self.named_candidates = rest;
-        for named in Vec::<Named>::from(found) {
+        for named in found {
             match ip.map(|ip| named.at(ip)) {
                 Some(Ok(candidate)) => self.candidate(candidate),
                 _ => self.stats.drops.candidate_mdns += 1,
@@ -223,7 +246,10 @@ impl Link {
             ..Default::default()
         });
         match taken {
-            Ok(()) => self.remote_candidates.push(candidate),
+            Ok(()) => {
+                self.remote_candidates.push(candidate);
+                self.stir(self.last_now());
+            }
             Err(_) => self.stats.drops.candidate_other += 1,
         }
     }

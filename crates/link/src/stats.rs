@@ -37,6 +37,10 @@ pub struct LinkStats {
     pub handshake_resends: u64,
     /// Datagrams that waited for ICE (driver rule D2).
     pub held: u64,
+    /// Silences of the peer in which the engine's clock stood still.
+    pub silences: u64,
+    /// Times that the peer was heard from elsewhere than where it was.
+    pub path_suspects: u64,
     /// What was thrown away, by reason.
     pub drops: Drops,
 }

@@ -36,6 +36,8 @@ pub struct Pair {
     pub peers: [Peer; 2],
     /// Sees each datagram before the network does; false drops it.
     pub filter: Option<Filter>,
+    /// A peer's NAT: where the other one sees it now. What is sent to an earlier place is lost.
+    pub outside: [Option<SocketAddr>; 2],
 }
 
 pub fn certificate() -> &'static Certificate {
@@ -79,7 +81,14 @@ impl Pair {
                 closed: false,
             }
         });
-        Pair { start, now: Duration::ZERO, net: Network::new(seed, path), peers, filter: None }
+        Pair {
+            start,
+            now: Duration::ZERO,
+            net: Network::new(seed, path),
+            peers,
+            filter: None,
+            outside: [None; 2],
+        }
     }
 
     pub fn instant(&self) -> Instant {
@@ -154,7 +163,8 @@ impl Pair {
             {
                 continue;
             }
-            self.net.send(self.now, transmit.local, transmit.remote, &transmit.data);
+            let from = self.outside[index].unwrap_or(transmit.local);
+            self.net.send(self.now, from, transmit.remote, &transmit.data);
         }
     }
 
@@ -169,8 +179,11 @@ impl Pair {
         self.now = self.now.max(next);
         let now = self.instant();
         if let Some(delivery) = self.net.receive(self.now) {
-            if let Some(index) = self.peers.iter().position(|p| p.addr == delivery.to) {
-                self.peers[index].link.handle_datagram(now, delivery.to, delivery.from, &delivery.data);
+            let reached =
+                |index: &usize| self.outside[*index].unwrap_or(self.peers[*index].addr) == delivery.to;
+            if let Some(index) = (0..2).find(reached) {
+                let local = self.peers[index].addr;
+                self.peers[index].link.handle_datagram(now, local, delivery.from, &delivery.data);
                 self.settle_one(index);
             }
             return true;
