@@ -18,6 +18,7 @@ mod frame;
 mod framer;
 #[cfg(feature = "h264")]
 mod h264;
+mod mixer;
 mod opus;
 mod pacing;
 mod resample;
@@ -33,6 +34,10 @@ pub use frame::{
     check_dimensions, i420_len,
 };
 pub use framer::AudioFramer;
+pub use mixer::{
+    AudioSource, ElasticBuffer, InputStats, MAX_MIX_INPUTS, Mixed, Mixer, MixerConfig, MixerEvent,
+    MixerStats, Pulled,
+};
 pub use opus::{
     MAX_OPUS_FRAME, OPUS_RATE, OpusDecoder, OpusEncoder, OpusEncoderConfig, is_dtx_packet, opus_packet_frames,
 };
