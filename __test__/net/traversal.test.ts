@@ -63,7 +63,7 @@ const onlyTheRelay =
       lab,
       hosts,
       { turnServers: [relay.server(transport, family)] },
-      { signaling, env: { SSL_CERT_FILE: relay.certificate } },
+      { signaling, env: { NODE_EXTRA_CA_CERTS: relay.certificate } },
     )
     figure(`only the relay, ${transport} ${family}: both connected after`, now() - startedAt)
     await expectWhole(call)
@@ -101,7 +101,7 @@ const behindNats = (kinds: [NatKind, NatKind], expected: 'direct' | 'relay') => 
   expect(pair?.address).toBe(boxes[1].publicAddress)
 }
 
-/** Counts what leaves and reaches a host's port at the router: to whom it may talk, and everything else but neighbour discovery. */
+/** Counts the UDP and TCP packets that leave and reach a host: of those it may talk to, and all others. */
 function countAtPort(
   lab: Lab,
   host: { port: string },
@@ -113,21 +113,33 @@ function countAtPort(
         .filter((family) => addresses[family])
         .map((family) => `${ipOf(family)} ${end} ${addresses[family]} counter name ${counter} return`),
     )
-  const passing = ['ether type arp return', 'icmpv6 type { 133-137 } return', 'ip6 daddr ff02::16 return']
   lab.net.space.nft(`table netdev watch-${host.port} {
   counter allowed { }
   counter other { }
   chain in {
     type filter hook ingress device "${host.port}" priority -10;
-    ${[...passing.map((rule) => rule.replace('133-137', 'nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert')), ...of('daddr', 'allowed')].join('\n    ')}
+    meta l4proto != { udp, tcp } return
+    ${of('daddr', 'allowed').join('\n    ')}
     counter name other
   }
   chain out {
     type filter hook egress device "${host.port}" priority -10;
-    ${[...passing.map((rule) => rule.replace('133-137', 'nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert')), ...of('saddr', 'allowed')].join('\n    ')}
+    meta l4proto != { udp, tcp } return
+    ${of('saddr', 'allowed').join('\n    ')}
     counter name other
   }
 }`)
+  // For a failed test's message, where there is a tcpdump: what it was.
+  const hosts = allowed.flatMap(({ addresses }) =>
+    Object.values(addresses).map((address) => `host ${address}`),
+  )
+  const filter = `(udp or tcp) and not (${hosts.join(' or ')})`
+  const dump = lab.net.space.spawn('tcpdump', ['-lni', host.port, '--immediate-mode', ...filter.split(' ')])
+  let seen = ''
+  dump.stdout.on('data', (chunk) => {
+    seen += chunk
+  })
+  lab.witnesses.push(async () => `other packets at ${host.port}:\n${seen}`)
   return () => lab.net.space.counters(`netdev watch-${host.port}`)
 }
 

@@ -175,7 +175,10 @@ export class Agent {
   async history(): Promise<string[]> {
     const told = ({ event, at, ...more }: AgentEvent) => [at, `${event} ${JSON.stringify(more)}`] as const
     const said = (await this.signals().catch(() => [])).map(
-      ({ at, kind, to, ufrag, candidate }) => [at, `${kind} to ${to} ${candidate ?? ufrag}`] as const,
+      ({ at, kind, to, ufrag, sdp = '', candidate }) => {
+        const inside = [...new Set([...sdp.matchAll(/udp \d+ (\S+ \d+ typ \w+)/g)].map(([, one]) => one))]
+        return [at, `${kind} to ${to} ${candidate ?? `${ufrag} [${inside.join(', ')}]`}`] as const
+      },
     )
     return [...this.events.map(told), ...said].map(
       ([at, text]) => `${(at / 1000).toFixed(3)} ${this.name}: ${text}`,

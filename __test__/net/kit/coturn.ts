@@ -62,6 +62,8 @@ export class Coturn {
         '2',
       ],
       ...['-subj', '/CN=relay.test', '-addext', `subjectAltName=DNS:relay.test,${addresses.join(',')}`],
+      // Else it is an authority's, which rustls takes from no server.
+      ...['-addext', 'basicConstraints=critical,CA:FALSE'],
       ...['-keyout', join(this.#folder, 'key.pem'), '-out', this.certificate],
     ])
   }
