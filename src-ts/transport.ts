@@ -427,6 +427,9 @@ export class WebRtcTransport
       case 'turnServersNeeded':
         this.#turnServers?.refresh()
         break
+      case 'addresses':
+        this.#membership?.probe()
+        break
       case 'error':
         this.#error(toError(event.error!))
         break

@@ -12,7 +12,8 @@ use crate::stats::{NativePath, PeerStatsOut, milliseconds, path_out, peer_stats}
 #[napi(object, object_from_js = false)]
 pub struct NativeEvent {
     /// `offer`, `answer`, `candidate`, `signalError`, `connected`, `joined`, `left`, `state`, `path`, `message`, `drained`,
-    /// `channelOpen`, `channelClosed`, `media`, `stats`, `turnServersNeeded`, `error`.
+    /// `channelOpen`, `channelClosed`, `media`, `stats`, `turnServersNeeded`, `addresses`,
+    /// `error`.
     pub kind: &'static str,
     /// The peer concerned.
     pub peer_id: Option<String>,
@@ -108,6 +109,7 @@ pub(crate) fn event_out(event: Event) -> NativeEvent {
             stats: Some(peers.into_iter().map(peer_stats).collect()),
             ..empty("stats", None)
         },
+        Event::AddressesChanged => empty("addresses", None),
         Event::TurnServersNeeded => empty("turnServersNeeded", None),
         Event::Error { peer, error } => NativeEvent { error: Some(error.into()), ..empty("error", peer) },
     }

@@ -73,6 +73,20 @@ pub enum Event {
         /// The channel: 0 is the built-in one.
         channel: u32,
     },
+    /// A reliable channel ended before all its messages were acknowledged, and how they fared: together they are all that was
+    /// accepted for it. Not told when the transport itself is closed.
+    Undelivered {
+        /// Whom they were for.
+        peer: PeerId,
+        /// The channel: 0 is the built-in one.
+        channel: u32,
+        /// How many the peer's side is known to have.
+        acknowledged: u64,
+        /// Those that were sent and may have arrived, in the order of their sending.
+        unknown: Vec<Message>,
+        /// Those that were not sent, which follow on the ones above.
+        unsent: Vec<Message>,
+    },
     /// A channel opened with `open_channel`, or by the peer, is ready.
     ChannelOpen {
         /// At the other end.
@@ -117,6 +131,8 @@ pub enum Event {
     /// The transport is to be given TURN servers: at the start if [`crate::Config::asks_turn_servers`] says so, then whenever
     /// a server refuses the credentials. [`crate::Transport::set_turn_servers`] is the answer.
     TurnServersNeeded,
+    /// This host has other addresses than before: connections over other sockets, such as the owner's signaling, may be dead.
+    AddressesChanged,
     /// Something failed that no call waits for.
     Error {
         /// The peer concerned, if one is.

@@ -22,6 +22,7 @@ impl Net {
         tracing::debug!(?addresses, "local addresses changed");
         self.gather.set_addresses(now, &addresses.iter().map(|a| a.ip).collect::<Vec<_>>());
         self.addresses = addresses;
+        self.shared.events.push(Event::AddressesChanged);
         self.drive_gather(now);
     }
 
