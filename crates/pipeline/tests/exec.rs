@@ -360,3 +360,111 @@ proptest! {
         prop_assert_eq!(stats.pushed + stats.refused, senders as u64 * EACH);
     }
 }
+/// Calls that a timed actor got: a message, or its time, with the moment.
+type Calls = Arc<Mutex<Vec<(Option<u32>, Instant)>>>;
+
+fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !done() {
+        assert!(Instant::now() < deadline, "not within 20 s: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_timed_actor_is_called_at_the_time_it_asked_for_last() {
+    for workers in [1, 3] {
+        let pool = WorkerPool::new("timed", workers, None).unwrap();
+        let calls: Calls = Arc::default();
+        let (seen, mut asked) = (calls.clone(), None);
+        let start = Instant::now();
+        let ms = move |n| start + Duration::from_millis(n);
+        // 1 asks for 60 s, 2 for 40 ms; a time that has come asks for another one twice, and then for none.
+        let mut left = 2;
+        let mailbox = pool.timed("clock", 8, Policy::Reject, move |message: Option<u32>| {
+            seen.lock().unwrap().push((message, Instant::now()));
+            asked = match message {
+                Some(1) => Some(ms(60_000)),
+                Some(_) => Some(ms(40)),
+                None if left > 0 => {
+                    left -= 1;
+                    asked.map(|at| at + Duration::from_millis(20))
+                }
+                None => None,
+            };
+            asked
+        });
+        for message in [1, 2] {
+            assert!(matches!(mailbox.push(message), Push::Pushed));
+        }
+        // Busy workers don't lose the time.
+        let other = pool.bounded("other", 1000, Policy::Reject, |()| std::thread::yield_now());
+        wait_for("three times", || {
+            other.push(());
+            calls.lock().unwrap().len() >= 5
+        });
+        std::thread::sleep(Duration::from_millis(60));
+        let calls = calls.lock().unwrap();
+        let order: Vec<_> = calls.iter().map(|(message, _)| *message).collect();
+        assert_eq!(order, [Some(1), Some(2), None, None, None], "{workers} workers");
+        for (call, wanted) in calls[2..].iter().zip([40, 60, 80]) {
+            assert!(call.1 >= ms(wanted), "{workers} workers: {wanted} ms came early");
+        }
+        assert_eq!(mailbox.stats().run, 2, "times are no messages");
+    }
+}
+
+#[test]
+fn many_timed_actors_share_the_workers_and_each_has_its_time() {
+    let pool = WorkerPool::new("many", 2, None).unwrap();
+    let count = Arc::new(AtomicUsize::new(0));
+    let early = Arc::new(AtomicUsize::new(0));
+    let mailboxes: Vec<_> = (0..50u64)
+        .map(|n| {
+            let (count, early) = (count.clone(), early.clone());
+            let mut due: Option<Instant> = None;
+            let mut ticks = 0;
+            pool.timed("tick", 4, Policy::Reject, move |message: Option<()>| {
+                let now = Instant::now();
+                if message.is_none() {
+                    early.fetch_add(usize::from(due.is_none_or(|at| now < at)), Ordering::Relaxed);
+                    count.fetch_add(1, Ordering::Relaxed);
+                    ticks += 1;
+                }
+                due = (ticks < 20).then(|| now + Duration::from_micros(500 + 37 * n));
+                due
+            })
+        })
+        .collect();
+    for mailbox in &mailboxes {
+        mailbox.push(());
+    }
+    wait_for("20 ticks of each of 50 actors", || count.load(Ordering::Relaxed) == 1000);
+    assert_eq!(early.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn a_time_keeps_no_actor_and_a_closed_one_is_not_called() {
+    let pool = WorkerPool::new("gone", 1, None).unwrap();
+    let held = Arc::new(());
+    let called = Arc::new(AtomicUsize::new(0));
+    let make = || {
+        let (held, called) = (held.clone(), called.clone());
+        pool.timed("short", 4, Policy::Reject, move |message: Option<()>| {
+            let _held = &held;
+            called.fetch_add(usize::from(message.is_none()), Ordering::Relaxed);
+            Some(Instant::now() + Duration::from_millis(30))
+        })
+    };
+    let (dropped, closed) = (make(), make());
+    for mailbox in [&dropped, &closed] {
+        mailbox.push(());
+        wait_for("the message is run", || mailbox.stats().run == 1 && pool.waiting() == 0);
+    }
+    drop(dropped);
+    closed.close();
+    wait_for("both handlers are gone", || Arc::strong_count(&held) == 1);
+    let so_far = called.load(Ordering::Relaxed);
+    std::thread::sleep(Duration::from_millis(80));
+    assert_eq!(called.load(Ordering::Relaxed), so_far);
+}

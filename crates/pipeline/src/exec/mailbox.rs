@@ -1,6 +1,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Instant;
 
 use super::{Priority, Runnable, Shared, WorkerPool, lock};
 
@@ -84,7 +85,8 @@ pub struct Mailbox<M> {
     actor: Arc<Actor<M>>,
 }
 
-type Handler<M> = Box<dyn FnMut(M) + Send>;
+/// Runs a message, or the time that it asked for last with `None`. Says when it wants to be called next.
+type Handler<M> = Box<dyn FnMut(Option<M>) -> Option<Instant> + Send>;
 
 struct Actor<M> {
     name: Arc<str>,
@@ -93,6 +95,8 @@ struct Actor<M> {
     state: Mutex<State<M>>,
     /// Locked only by the one worker that has the actor, and by a close while none has.
     handler: Mutex<Option<Handler<M>>>,
+    /// Itself, where its handler may ask for a time.
+    timed: Option<Weak<Actor<M>>>,
     counters: Counters,
 }
 
@@ -100,6 +104,12 @@ struct State<M> {
     queue: Box<dyn MailQueue<M>>,
     /// In line or on a worker.
     scheduled: bool,
+    /// When the handler wants to be called without a message.
+    wish: Option<Instant>,
+    /// The earliest timer there is for that.
+    armed: Option<Instant>,
+    /// That time has come.
+    due: bool,
     phase: Phase,
 }
 
@@ -129,17 +139,13 @@ impl WorkerPool {
         &self,
         options: MailboxOptions,
         queue: impl MailQueue<M> + 'static,
-        handler: impl FnMut(M) + Send + 'static,
+        mut handler: impl FnMut(M) + Send + 'static,
     ) -> Mailbox<M> {
-        let actor = Arc::new(Actor {
-            name: options.name,
-            priority: options.priority,
-            pool: self.shared.clone(),
-            state: Mutex::new(State { queue: Box::new(queue), scheduled: false, phase: Phase::Open }),
-            handler: Mutex::new(Some(Box::new(handler))),
-            counters: Counters::default(),
+        let handler: Handler<M> = Box::new(move |message| {
+            message.map(&mut handler);
+            None
         });
-        Mailbox { actor }
+        self.actor(options, Box::new(queue), handler, false)
     }
 
     /// A mailbox of `capacity` (at least 1) messages under one policy.
@@ -152,6 +158,48 @@ impl WorkerPool {
     ) -> Mailbox<M> {
         let options = MailboxOptions { name: name.into(), priority: Priority::Normal };
         self.mailbox(options, Bounded::new(capacity, policy), handler)
+    }
+
+    /// As [`WorkerPool::bounded`], for an actor that also does things at times of its own.
+    ///
+    /// The handler returns when it wants to be called with `None`, if no message comes before; each call replaces what
+    /// the one before asked for. It is called then or a little later: after the messages that wait, and once a worker
+    /// is free. A time keeps neither the actor nor the pool.
+    pub fn timed<M: Send + 'static>(
+        &self,
+        name: &str,
+        capacity: usize,
+        policy: Policy,
+        handler: impl FnMut(Option<M>) -> Option<Instant> + Send + 'static,
+    ) -> Mailbox<M> {
+        let options = MailboxOptions { name: name.into(), priority: Priority::Normal };
+        self.actor(options, Box::new(Bounded::new(capacity, policy)), Box::new(handler), true)
+    }
+
+    fn actor<M: Send + 'static>(
+        &self,
+        options: MailboxOptions,
+        queue: Box<dyn MailQueue<M>>,
+        handler: Handler<M>,
+        timed: bool,
+    ) -> Mailbox<M> {
+        let actor = Arc::new_cyclic(|me| Actor {
+            name: options.name,
+            priority: options.priority,
+            pool: self.shared.clone(),
+            state: Mutex::new(State {
+                queue,
+                scheduled: false,
+                wish: None,
+                armed: None,
+                due: false,
+                phase: Phase::Open,
+            }),
+            handler: Mutex::new(Some(handler)),
+            timed: timed.then(|| me.clone()),
+            counters: Counters::default(),
+        });
+        Mailbox { actor }
     }
 }
 
@@ -258,6 +306,56 @@ impl<M> std::fmt::Debug for Mailbox<M> {
 }
 
 impl<M: Send + 'static> Actor<M> {
+    /// The handler wants to be called then, as of its last call in this turn; `None`: it was not called.
+    fn wish(&self, state: &mut State<M>, asked: Option<Option<Instant>>) {
+        if let Some(at) = asked {
+            state.wish = at;
+            self.arm(state);
+        }
+    }
+
+    /// Sees to it that there is a timer for the time wished for, or an earlier one that will.
+    fn arm(&self, state: &mut State<M>) {
+        let (Some(at), Some(me)) = (state.wish, &self.timed) else { return };
+        if state.armed.is_some_and(|armed| armed <= at) {
+            return;
+        }
+        let me = me.clone();
+        let fire = move || {
+            if let Some(actor) = me.upgrade() {
+                actor.fire(at);
+            }
+        };
+        if self.pool.at(at, Box::new(fire)) {
+            state.armed = Some(at);
+        }
+    }
+
+    /// The timer made for this time has come.
+    fn fire(self: Arc<Self>, at: Instant) {
+        {
+            let mut state = lock(&self.state);
+            if state.armed == Some(at) {
+                state.armed = None;
+            }
+            if state.phase == Phase::Closed {
+                return;
+            }
+            if state.wish.is_none_or(|wish| wish > Instant::now()) {
+                self.arm(&mut state);
+                return;
+            }
+            state.wish = None;
+            state.due = true;
+            if std::mem::replace(&mut state.scheduled, true) {
+                return;
+            }
+        }
+        if !self.pool.schedule(self.clone()) {
+            self.abandon();
+        }
+    }
+
     fn close(&self) {
         {
             let mut state = lock(&self.state);
@@ -291,16 +389,24 @@ impl<M: Send + 'static> Actor<M> {
 impl<M: Send + 'static> Runnable for Actor<M> {
     fn turn(&self) -> bool {
         let mut handler = lock(&self.handler);
+        let mut asked = None;
         for _ in 0..MESSAGES_A_TURN {
-            let message = {
+            let call = {
                 let mut state = lock(&self.state);
-                let message = if state.phase == Phase::Closed { None } else { state.queue.pop() };
-                if message.is_none() {
-                    state.scheduled = false;
+                let call = match state.phase {
+                    Phase::Closed => None,
+                    _ => match state.queue.pop() {
+                        Some(message) => Some(Some(message)),
+                        None => std::mem::take(&mut state.due).then_some(None),
+                    },
+                };
+                if call.is_none() {
                     if state.phase == Phase::Draining {
                         state.phase = Phase::Closed;
                     }
                     let closed = state.phase == Phase::Closed;
+                    self.wish(&mut state, if closed { Some(None) } else { asked });
+                    state.scheduled = false;
                     drop(state);
                     let done = if closed { handler.take() } else { None };
                     drop(handler);
@@ -312,14 +418,17 @@ impl<M: Send + 'static> Runnable for Actor<M> {
                     // A push after `scheduled` was cleared has put the actor in line by itself.
                     return false;
                 }
-                message
+                call
             };
-            let (Some(message), Some(run)) = (message, handler.as_mut()) else { continue };
-            self.counters.run.fetch_add(1, Ordering::Relaxed);
-            if !self.pool.guarded(&self.name, || run(message)) {
+            let (Some(message), Some(run)) = (call, handler.as_mut()) else { continue };
+            self.counters.run.fetch_add(u64::from(message.is_some()), Ordering::Relaxed);
+            let mut at = None;
+            if !self.pool.guarded(&self.name, || at = run(message)) {
                 self.counters.panics.fetch_add(1, Ordering::Relaxed);
             }
+            asked = Some(at);
         }
+        self.wish(&mut lock(&self.state), asked);
         true
     }
 
