@@ -11,8 +11,10 @@
 // Without H.264 there is nobody to ask for its parameter sets.
 #[cfg_attr(not(feature = "h264"), allow(dead_code))]
 mod bitstream;
+mod clock;
 mod codec;
 mod colour;
+mod delay;
 mod error;
 mod frame;
 mod framer;
@@ -27,7 +29,9 @@ mod timeline;
 mod video;
 mod vpx;
 
+pub use clock::{PeerClock, StreamId};
 pub use codec::{EncodedFrame, UnknownCodec, VideoCodec, is_keyframe};
+pub use delay::DelayFilter;
 pub use error::MediaError;
 pub use frame::{
     AudioFrame, FrameError, FrameMut, FramePool, MAX_DIMENSION, MAX_PIXELS, Plane, PlaneMut, VideoFrame,
