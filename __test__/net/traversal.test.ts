@@ -118,15 +118,13 @@ function countAtPort(
   counter other { }
   chain in {
     type filter hook ingress device "${host.port}" priority -10;
-    meta l4proto != { udp, tcp } return
     ${of('daddr', 'allowed').join('\n    ')}
-    counter name other
+    meta l4proto { udp, tcp } counter name other
   }
   chain out {
     type filter hook egress device "${host.port}" priority -10;
-    meta l4proto != { udp, tcp } return
     ${of('saddr', 'allowed').join('\n    ')}
-    counter name other
+    meta l4proto { udp, tcp } counter name other
   }
 }`)
   // For a failed test's message, where there is a tcpdump: what it was.
