@@ -1,5 +1,6 @@
 //! The STUN client, under virtual time.
 
+// Only its codec is used here.
 #[allow(dead_code)]
 #[path = "turn/fake.rs"]
 mod fake;

@@ -101,6 +101,16 @@ pub fn v4() -> IpAddr {
     IpAddr::from([127, 0, 0, 1])
 }
 
+/// A socket as the transport makes them: it never blocks, and 4 MiB wait in it if the system lets them.
+pub fn udp(ip: IpAddr) -> UdpSocket {
+    let socket = UdpSocket::bind((ip, 0)).expect("a socket");
+    socket.set_nonblocking(true).expect("never blocks");
+    let buffers = socket2::SockRef::from(&socket);
+    buffers.set_recv_buffer_size(4 << 20).expect("a size");
+    buffers.set_send_buffer_size(4 << 20).expect("a size");
+    socket
+}
+
 enum Wire {
     Udp(UdpSocket),
     /// The stream, what came of it, and what it didn't take yet.
@@ -124,9 +134,8 @@ impl Node {
             stream.set_nonblocking(true).expect("never blocks");
             Wire::Tcp(stream, StreamDeframer::new(), Vec::new())
         } else {
-            let socket = UdpSocket::bind((config.server.ip(), 0)).expect("a socket");
+            let socket = udp(config.server.ip());
             socket.connect(config.server).expect("a server");
-            socket.set_nonblocking(true).expect("never blocks");
             Wire::Udp(socket)
         };
         let client = TurnClient::new(Instant::now(), config);
