@@ -4,12 +4,27 @@ import {
   chromiumPath,
   type LaunchOptions,
   launchChromium,
+  type PeerMessage,
 } from '../interop/chromium.js'
 import { Agent, type TurnServer } from './kit/agent.js'
+import { mediaBack } from './kit/call.js'
 import { Coturn, hasCoturn } from './kit/coturn.js'
-import { describeNet, type Family, type Host, inLab, type Lab, Signaling, until } from './kit/index.js'
+import { figure, tellFigures } from './kit/figures.js'
+import {
+  describeNet,
+  type Family,
+  type Host,
+  inLab,
+  type Lab,
+  now,
+  Signaling,
+  sleep,
+  until,
+} from './kit/index.js'
 
 // A browser in a network of its own: through the relay, over IPv6, and with the names that it gives for its addresses.
+
+afterAll(tellFigures)
 
 const missing = chromiumPath() === null ? 'Chromium' : hasCoturn() ? null : 'coturn'
 if (missing && !process.env.CI) console.warn(`SKIPPED: there is no ${missing}`)
@@ -61,10 +76,8 @@ async function expectWhole(node: Agent, page: BrowserPeer): Promise<void> {
     return frames.filter(([, , level]) => Math.abs(level + 9) < 2).length > 50
   })
   expect(heard).toBe(true)
-  const numbers = (messages: { kind: string; data?: Uint8Array }[]) =>
-    messages.map(({ data }) => new DataView(data!.buffer, data!.byteOffset).getUint32(0))
   const all = [...Array(200).keys()]
-  expect(numbers((await page.received('node', 200)) as { kind: string; data: Uint8Array }[])).toEqual(all)
+  expect(numbers(await page.received('node', 200))).toEqual(all)
   await until(
     'the messages of the browser',
     10_000,
@@ -73,6 +86,12 @@ async function expectWhole(node: Agent, page: BrowserPeer): Promise<void> {
   expect((await node.numbers('browser')).map(([n]) => n)).toEqual(all)
   expect((await node.stop(sender)).refused).toEqual([])
 }
+
+const numbers = (messages: PeerMessage[]) =>
+  messages.map((message) => {
+    if (message.kind !== 'binary') throw new Error(`a number came as ${message.kind}`)
+    return new DataView(message.data.buffer, message.data.byteOffset).getUint32(0)
+  })
 
 const meet = async (
   lab: Lab,
@@ -145,5 +164,41 @@ describeBrowser('Chromium', () => {
         expect(candidates).not.toContain(at.browser.addresses.v4)
       }),
     60_000,
+  )
+
+  test.each([
+    ['whose UDP was gone for 10 s', 10_000],
+    ['to a peer with a new address', 0],
+  ])(
+    '%s is heard again, and nothing is lost',
+    (_, outageMs) =>
+      inLabWithBrowsers(async (lab) => {
+        const { signaling, at } = await meet(lab, ['v4'])
+        const node = await Agent.start(at.node, { signalingUrl: signaling.url, peerId: 'node' })
+        const page = await browse(at.browser, signaling)
+        await Promise.all([node.connect('browser'), page.connected('node', 20_000)])
+        await node.sendTone('browser')
+        const sender = await node.sendNumbers('browser', 20)
+        await mediaBack(node, 'browser', 0)
+        const brokenAt = now()
+        if (outageMs > 0) {
+          at.browser.cut('udp')
+          await sleep(outageMs)
+          at.browser.heal()
+        } else {
+          at.node.renumber()
+        }
+        const healedAt = now()
+        const back = await mediaBack(node, 'browser', healedAt + 100)
+        figure(`Chromium ${_}: heard again after`, back)
+        expect(Math.abs((await page.tone('node', 500)).frequencyHz - 440)).toBeLessThan(5)
+        const { sent, refused } = await node.stop(sender)
+        expect(refused).toEqual([])
+        expect(numbers(await page.received('node', sent, 20_000))).toEqual([...Array(sent).keys()])
+        expect(await page.waiting('node')).toBe(0)
+        expect(node.statesOf('browser', brokenAt)).not.toContain('failed')
+        expect(back).toBeLessThan(5000)
+      }),
+    90_000,
   )
 })

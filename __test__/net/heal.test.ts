@@ -214,11 +214,12 @@ describeNet('a call', () => {
       },
 
       'lets a killed peer go, and keeps nothing of it': async (lab) => {
-        const hosts = await two(lab)
-        const call = await Call.open(lab, { ...hosts, carol: await lab.host('carol') })
+        const call = await Call.open(lab, { alice: await lab.host('alice'), carol: await lab.host('carol') })
         const alice = call.peer('alice')
-        await call.talk()
         const before = await alice.census()
+        await call.join('bob', await lab.host('bob'))
+        await call.connected()
+        await call.talk()
         const killedAt = now()
         await call.peer('bob').signal('SIGKILL')
         const seen = await alice.state('bob', 'disconnected', { since: killedAt, timeoutMs: 30_000 })
