@@ -11,7 +11,7 @@ import { mediaBack } from './kit/call.js'
 import { Coturn, hasCoturn } from './kit/coturn.js'
 import { figure, tellFigures } from './kit/figures.js'
 import {
-  describeNet,
+  describeNetWith,
   type Family,
   type Host,
   inLab,
@@ -26,9 +26,7 @@ import {
 
 afterAll(tellFigures)
 
-const missing = chromiumPath() === null ? 'Chromium' : hasCoturn() ? null : 'coturn'
-if (missing && !process.env.CI) console.warn(`SKIPPED: there is no ${missing}`)
-const describeBrowser = missing && !process.env.CI ? describe.skip : describeNet
+const describeBrowser = describeNetWith({ Chromium: chromiumPath() !== null, coturn: hasCoturn() })
 
 const browsers: Chromium[] = []
 

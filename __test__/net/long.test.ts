@@ -1,16 +1,14 @@
 import { Call, longestGap } from './kit/call.js'
-import { Coturn, hasCoturn } from './kit/coturn.js'
+import { Coturn } from './kit/coturn.js'
 import { figure, tellFigures } from './kit/figures.js'
-import { describeNet, inLab, now, Signaling, sleep } from './kit/index.js'
+import { describeNet, inLab, now, Signaling, skipped, sleep } from './kit/index.js'
 
 // What takes longer than anybody wants to wait for every change: NET_LONG=1 npm run test:net -- -- long
 
 afterAll(tellFigures)
 
-const wanted = process.env.NET_LONG === '1' && hasCoturn()
-const describeLong = wanted
-  ? describeNet
-  : (name: string, _: () => void) => test.skip(`${name}: needs NET_LONG=1`, () => {})
+const describeLong: typeof describeNet =
+  process.env.NET_LONG === '1' ? describeNet : (name) => skipped(name, 'needs NET_LONG=1')
 
 describeLong('a relayed call of 13 minutes', () => {
   // coturn's own times: a nonce lasts 600 s, a permission 300 s, a channel 600 s, an allocation 600 s.

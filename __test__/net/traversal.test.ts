@@ -4,7 +4,7 @@ import { Coturn, type CoturnOptions, hasCoturn, type RelayTransport } from './ki
 import { figure, tellFigures } from './kit/figures.js'
 import {
   type Agent,
-  describeNet,
+  describeNetWith,
   type Family,
   ipOf,
   type Lab,
@@ -20,9 +20,7 @@ import {
 
 afterAll(tellFigures)
 
-const ready = hasCoturn() || process.env.CI
-if (!ready) console.warn('SKIPPED: there is no coturn')
-const describeTraversal = ready ? describeNet : describe.skip
+const describeTraversal = describeNetWith({ coturn: hasCoturn() })
 
 /** A signaling server and a relay in the internet. */
 async function services(lab: Lab, options: CoturnOptions = {}) {

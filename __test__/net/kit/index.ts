@@ -20,10 +20,25 @@ export function describeNet(name: string, body: () => void): void {
     })
     return
   }
-  console.warn(`SKIPPED: ${name}: ${obstacle}`)
+  skipped(name, obstacle)
+}
+
+/** Says so where it is seen: jest keeps the console of a file to itself when all its tests are skipped. */
+export function skipped(name: string, why: string): void {
+  process.stderr.write(`SKIPPED: ${name}: ${why}\n`)
   describe(name, () => {
-    test.skip(`${obstacle}`, () => {})
+    test.skip(why, () => {})
   })
+}
+
+/** As `describeNet`, for what also needs programs that may be missing. */
+export function describeNetWith(needs: Record<string, boolean>): typeof describeNet {
+  const missing = Object.keys(needs).filter((name) => !needs[name])
+  if (missing.length === 0 || obstacle !== null) return describeNet
+  return (name, body) => {
+    if (process.env.CI) describeNet(name, body)
+    else skipped(name, `needs ${missing.join(' and ')}`)
+  }
 }
 
 /** One test in a laboratory of its own. */
