@@ -42,6 +42,11 @@ export interface VideoConfig {
   maxWidth?: number
   /** Higher pictures are scaled down, 16 to 4096 pixels. Default 1080. */
   maxHeight?: number
+  /**
+   * What the pictures show, which decides what gives way where the path is narrow: with `motion` the size, with `detail` the frame
+   * rate; `text` is for screens: the frame rate gives way, and the encoder uses its tools for screens. Default `motion`.
+   */
+  content?: 'motion' | 'detail' | 'text'
 }
 
 export interface ReconnectConfig {
@@ -158,13 +163,11 @@ const KEYS: readonly (keyof WebRtcConfig)[] = [
 const NOT_YET: Record<string, string> = {
   identity: 'signed identities are not built yet',
   trustedPeers: 'signed identities are not built yet',
-  'video.content': 'adapting to the kind of content is not built yet',
 }
 
 /** @internal Throws `ERR_CONFIG` naming the field, its value and what is allowed. */
 export function resolveConfig(config: WebRtcConfig): ResolvedConfig {
-  refuseNotYet('', config)
-  refuseNotYet('video.', config?.video)
+  refuseNotYet(config)
   checkKnownKeys('config', config, KEYS)
   const { signalingUrl, signalingServer, room = 'default', token, resumeToken } = config
   const peerId = config.peerId ?? `peer-${randomBytes(8).toString('hex')}`
@@ -194,7 +197,14 @@ export function resolveConfig(config: WebRtcConfig): ResolvedConfig {
   const video = config.video ?? {}
   const reconnect = config.reconnect ?? {}
   checkKnownKeys('audio', audio, ['bitrateBps', 'channels', 'frameMs', 'fec', 'dtx', 'complexity'])
-  checkKnownKeys('video', video, ['maxBitrateBps', 'startBitrateBps', 'maxFps', 'maxWidth', 'maxHeight'])
+  checkKnownKeys('video', video, [
+    'maxBitrateBps',
+    'startBitrateBps',
+    'maxFps',
+    'maxWidth',
+    'maxHeight',
+    'content',
+  ])
   checkKnownKeys('reconnect', reconnect, [
     'enabled',
     'maxAttempts',
@@ -248,6 +258,7 @@ export function resolveConfig(config: WebRtcConfig): ResolvedConfig {
       videoMaxFps: integer('video.maxFps', video.maxFps ?? 30, 1, 120),
       videoMaxWidth: integer('video.maxWidth', video.maxWidth ?? 1920, 16, 4096),
       videoMaxHeight: integer('video.maxHeight', video.maxHeight ?? 1080, 16, 4096),
+      videoContent: oneOf('video.content', video.content ?? 'motion', ['motion', 'detail', 'text']),
     },
   }
 }
@@ -277,11 +288,11 @@ function iceConfig(config: WebRtcConfig): IceConfig {
   }
 }
 
-function refuseNotYet(prefix: string, options: unknown): void {
+function refuseNotYet(options: unknown): void {
   if (typeof options !== 'object' || options === null) return
   for (const key of Object.keys(options)) {
-    const why = NOT_YET[prefix + key]
-    if (why) throw new WebRtcError('ERR_CONFIG', `${prefix}${key}: ${why}; leave it out`)
+    const why = NOT_YET[key]
+    if (why) throw new WebRtcError('ERR_CONFIG', `${key}: ${why}; leave it out`)
   }
 }
 

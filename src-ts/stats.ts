@@ -78,6 +78,7 @@ function addPath(peer: PeerStatsOut, add: Add): void {
       nominated: true,
       state: 'succeeded',
       currentRoundTripTime: peer.roundTripTime,
+      availableOutgoingBitrate: peer.availableOutgoingBitrate,
       ...counts,
     })
   }

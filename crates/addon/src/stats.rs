@@ -24,6 +24,8 @@ pub struct PeerStatsOut {
     pub remote_address: Option<String>,
     /// Seconds.
     pub round_trip_time: Option<f64>,
+    /// Bit/s that the path is thought to carry.
+    pub available_outgoing_bitrate: Option<f64>,
     /// Datagrams.
     pub packets_sent: f64,
     /// Datagrams.
@@ -133,6 +135,7 @@ pub(crate) fn peer_stats(s: PeerStats) -> PeerStatsOut {
         local_address: selected.map(|p| p.local.to_string()),
         remote_address: selected.map(|p| p.remote.to_string()),
         round_trip_time: s.link.round_trip.map(|d| d.as_secs_f64()),
+        available_outgoing_bitrate: s.link.bandwidth.map(|b| b.target_bps),
         packets_sent: s.link.packets_sent as f64,
         packets_received: s.link.packets_received as f64,
         bytes_sent: s.link.bytes_sent as f64,

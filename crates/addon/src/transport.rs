@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use napi::bindgen_prelude::{AsyncTask, ClassInstance, Either, Env, Function, Result, Task};
 use napi_derive::napi;
-use remotemedia_media::VideoCodec;
+use remotemedia_media::{VideoCodec, VideoContent};
 use remotemedia_pipeline::{Data, DropReason};
 use remotemedia_transport::{
     AudioConfig, ChannelOptions, Config, DataMode, IceCandidate, IceTransportPolicy, Message,
@@ -78,6 +78,8 @@ pub struct TransportOptions {
     pub video_max_width: u32,
     /// Pixels.
     pub video_max_height: u32,
+    /// `motion`, `detail` or `text`.
+    pub video_content: String,
 }
 
 /// A STUN server.
@@ -665,6 +667,11 @@ fn config(o: TransportOptions) -> std::result::Result<Config, NativeError> {
             max_fps: o.video_max_fps,
             max_width: o.video_max_width,
             max_height: o.video_max_height,
+            content: match o.video_content.as_str() {
+                "detail" => VideoContent::Detail,
+                "text" => VideoContent::Text,
+                _ => VideoContent::Motion,
+            },
         },
         ..Config::default()
     })

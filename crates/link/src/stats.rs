@@ -1,5 +1,6 @@
 //! Counters of a link.
 
+use crate::bandwidth::Bandwidth;
 use crate::link::Link;
 use crate::local::{Local, LocalCandidate, RelayProtocol};
 use crate::tap;
@@ -13,6 +14,8 @@ pub struct LinkStats {
     pub selected: Option<SelectedPair>,
     /// Round trip of the last STUN check on the pair in use.
     pub round_trip: Option<Duration>,
+    /// What is known of the path's capacity.
+    pub bandwidth: Option<Bandwidth>,
     /// Datagrams in.
     pub packets_received: u64,
     /// Bytes in them.
@@ -162,6 +165,7 @@ impl Link {
         drop(shared);
         out.selected = self.path();
         out.round_trip = self.round_trip();
+        out.bandwidth = self.bandwidth();
         out
     }
 

@@ -28,6 +28,9 @@ use std::time::Instant;
 
 /// Retransmissions a peer may ask for, a second; also the largest burst.
 const RETRANSMIT_RATE: f64 = 2000.0;
+/// … and what share of the path they may fill, where that is known, at this size.
+const RETRANSMIT_SHARE: f64 = 0.5;
+const RETRANSMIT_BITS: f64 = 1200.0 * 8.0;
 const MAX_SENDER_REPORTS: usize = 16;
 const MAX_UNDECLARED: usize = 256;
 
@@ -243,7 +246,10 @@ impl Shared {
         }
         let passed = now.saturating_duration_since(self.refilled).as_secs_f64();
         self.refilled = now;
-        self.tokens = (self.tokens + passed * RETRANSMIT_RATE).min(RETRANSMIT_RATE);
+        let rate = self.bandwidth.known().map_or(RETRANSMIT_RATE, |path| {
+            (path.target_bps * RETRANSMIT_SHARE / RETRANSMIT_BITS).clamp(20.0, RETRANSMIT_RATE)
+        });
+        self.tokens = (self.tokens + passed * rate).min(rate);
         if asked as f64 > self.tokens {
             self.nack_limited += asked;
             return false;

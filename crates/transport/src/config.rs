@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use remotemedia_media::VideoCodec;
+use remotemedia_media::{VideoCodec, VideoContent};
 
 use crate::{IceTransportPolicy, StunServer, TransportError, TurnServer};
 
@@ -69,6 +69,9 @@ pub struct AudioConfig {
     pub complexity: u8,
 }
 
+/// Less than this makes no picture.
+const MIN_VIDEO_BPS: u32 = 30_000;
+
 /// How video is sent.
 #[derive(Debug, Clone)]
 pub struct VideoConfig {
@@ -82,6 +85,9 @@ pub struct VideoConfig {
     pub max_width: u32,
     /// Higher pictures are scaled down, 16 to 4096. Default 1080.
     pub max_height: u32,
+    /// What the pictures show, which decides what gives way when the path is narrow: with motion the size, with detail
+    /// and text the frame rate. Default motion.
+    pub content: VideoContent,
 }
 
 impl Default for Config {
@@ -124,6 +130,7 @@ impl Default for VideoConfig {
             max_fps: 30,
             max_width: 1920,
             max_height: 1080,
+            content: VideoContent::Motion,
         }
     }
 }
@@ -179,6 +186,13 @@ impl AudioConfig {
 }
 
 impl VideoConfig {
+    /// What a receiver gets of pictures of this size, in bit/s: what its path is known to carry, as far as they are worth it.
+    pub(crate) fn share(&self, path_bps: Option<u32>, width: u32, height: u32) -> u32 {
+        let start = self.bitrate_bps(width, height);
+        let worth = start.saturating_mul(5) / 2;
+        path_bps.map_or(start, |bps| bps.min(worth)).clamp(MIN_VIDEO_BPS, self.max_bitrate_bps)
+    }
+
     /// The bitrate to start with for a picture of this size, in bit/s.
     pub(crate) fn bitrate_bps(&self, width: u32, height: u32) -> u32 {
         let by_size = || {

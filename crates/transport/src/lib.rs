@@ -11,6 +11,7 @@ mod audio_out;
 mod config;
 mod event;
 mod ice;
+mod ladder;
 mod net;
 mod outputs;
 mod peer;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
-use remotemedia_media::{AudioFrame, VideoCodec, VideoFrame};
+use remotemedia_media::{AudioFrame, VideoFrame};
 use remotemedia_pipeline::{Mailbox, Policy};
 
 use crate::PeerId;
@@ -29,9 +29,12 @@ pub(crate) enum SourceKey {
     Route(u64, PeerId),
 }
 
+/// One encoding of a stream.
 pub(crate) struct VideoSource {
     pub(crate) id: u64,
-    keyframe_wanted: [AtomicBool; 3],
+    /// The stream: all its encodings have the same clock.
+    pub(crate) stream: u64,
+    keyframe_wanted: AtomicBool,
 }
 
 pub(crate) struct VideoJob {
@@ -62,17 +65,21 @@ impl SourceKey {
 }
 
 impl VideoSource {
-    /// The next picture for this codec must be decodable by itself.
-    pub(crate) fn want_keyframe(&self, codec: VideoCodec) {
-        self.keyframe_wanted[codec as usize].store(true, Ordering::Release);
+    pub(crate) fn new(id: u64, stream: u64) -> VideoSource {
+        VideoSource { id, stream, keyframe_wanted: AtomicBool::new(false) }
     }
 
-    pub(crate) fn wants_keyframe(&self, codec: VideoCodec) -> bool {
-        self.keyframe_wanted[codec as usize].load(Ordering::Acquire)
+    /// The next picture must be decodable by itself.
+    pub(crate) fn want_keyframe(&self) {
+        self.keyframe_wanted.store(true, Ordering::Release);
     }
 
-    pub(crate) fn keyframe_made(&self, codec: VideoCodec) {
-        self.keyframe_wanted[codec as usize].store(false, Ordering::Release);
+    pub(crate) fn wants_keyframe(&self) -> bool {
+        self.keyframe_wanted.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn keyframe_made(&self) {
+        self.keyframe_wanted.store(false, Ordering::Release);
     }
 }
 
@@ -89,8 +96,7 @@ impl Outputs {
             return;
         }
         let mailbox = self.source(&self.video, key, || {
-            let source = Arc::new(VideoSource { id: self.id(), keyframe_wanted: Default::default() });
-            let mut out = VideoOut::new(Arc::downgrade(shared), source);
+            let mut out = VideoOut::new(Arc::downgrade(shared), self.id());
             shared.video_pool.bounded("encode video", 1, Policy::Latest, move |job| out.encode(job))
         });
         let _ = mailbox.push(VideoJob { frame, targets });
@@ -138,7 +144,7 @@ impl Outputs {
         crate::lock(&self.audio).clear();
     }
 
-    fn id(&self) -> u64 {
+    pub(crate) fn id(&self) -> u64 {
         self.next_id.fetch_add(1, Ordering::Relaxed) + 1
     }
 

@@ -1,7 +1,7 @@
 //! What other threads know of a peer, and what they have given the net thread to send to it.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ pub(crate) struct Peer {
     video_codec: AtomicU8,
     audio: AtomicBool,
     max_message_size: AtomicUsize,
+    /// What the path carries of video, in bit/s; 0: not known.
+    video_bps: AtomicU32,
     channels: Mutex<HashMap<u32, Outbox>>,
 }
 
@@ -85,6 +87,7 @@ impl Peer {
             video_codec: AtomicU8::new(0),
             audio: AtomicBool::new(false),
             max_message_size: AtomicUsize::new(0),
+            video_bps: AtomicU32::new(0),
             channels: Mutex::default(),
         }
     }
@@ -123,6 +126,15 @@ impl Peer {
             3 => Some(VideoCodec::H264),
             _ => None,
         }
+    }
+
+    /// What the path to this peer carries of video, in bit/s, once it is known.
+    pub(crate) fn video_bps(&self) -> Option<u32> {
+        Some(self.video_bps.load(Ordering::Relaxed)).filter(|bps| *bps > 0)
+    }
+
+    pub(crate) fn set_video_bps(&self, bps: Option<u32>) {
+        self.video_bps.store(bps.unwrap_or(0), Ordering::Relaxed);
     }
 
     pub(crate) fn audio(&self) -> bool {

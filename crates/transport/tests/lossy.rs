@@ -114,7 +114,7 @@ impl Call {
         let path = Arc::new(LossyPath::new());
         let mut room = Room::new();
         let through = path.clone();
-        room.tamper = Some(Box::new(move |from, signal| match signal {
+        room.tamper = Some(Box::new(move |from, _, signal| match signal {
             Signal::Offer(sdp) => Some(Signal::Offer(through.rewrite(from, &sdp))),
             Signal::Answer(sdp) => Some(Signal::Answer(through.rewrite(from, &sdp))),
             Signal::Candidate(mut candidate) => {

@@ -63,7 +63,7 @@ fn told(signals: &[(usize, Signal)], member: usize) -> Vec<String> {
 fn listen(room: &mut Room) -> Arc<Mutex<Vec<(usize, Signal)>>> {
     let heard: Arc<Mutex<Vec<(usize, Signal)>>> = Arc::default();
     let ears = heard.clone();
-    room.tamper = Some(Box::new(move |from, signal| {
+    room.tamper = Some(Box::new(move |from, _, signal| {
         ears.lock().unwrap().push((from, signal.clone()));
         Some(signal)
     }));

@@ -44,6 +44,8 @@ pub struct BandwidthEstimate {
     delay: Delay,
     loss: Loss,
     acked: Rate,
+    sent: Rate,
+    origin: Option<Instant>,
     capacity: Capacity,
     changed: Option<Instant>,
     heard: Option<Instant>,
@@ -81,6 +83,8 @@ impl BandwidthEstimate {
             delay: Delay::default(),
             loss: Loss::default(),
             acked: Rate::default(),
+            sent: Rate::default(),
+            origin: None,
             capacity: Capacity::default(),
             changed: None,
             heard: None,
@@ -131,6 +135,8 @@ impl BandwidthEstimate {
         self.round_trip = self.round_trip.mul_f64(0.875) + trip.mul_f64(0.125);
         let mut usage = self.delay.usage();
         for result in results {
+            let origin = *self.origin.get_or_insert(result.departed);
+            self.sent.add(result.departed.saturating_duration_since(origin), result.bytes);
             if let Some(arrived) = result.arrived {
                 self.acked.add(arrived, result.bytes);
                 usage = self.delay.add(result.departed, arrived);
@@ -173,7 +179,7 @@ impl BandwidthEstimate {
         self.capacity.full_at(acked);
         // Half a second of room to drain what waits already, beside the usual step back.
         let drain = 1.0 - self.delay.queueing().as_secs_f64().min(0.5);
-        self.target_bps = self.target_bps.min(acked * BACK_OFF * drain);
+        self.target_bps = self.target_bps.min(self.carried(acked) * BACK_OFF * drain);
     }
 
     fn grow(&mut self, since: Duration) {
@@ -193,6 +199,15 @@ impl BandwidthEstimate {
         self.target_bps = (self.target_bps + step).min(most);
     }
 
+    /// What the path carries, as far as this is known: when less arrived than was sent, what arrived; else it was not full, and what
+    /// was thought of it may still be so.
+    fn carried(&self, acked: f64) -> f64 {
+        match self.sent.bps() {
+            Some(sent) if acked >= 0.95 * sent => acked.max(self.target_bps),
+            _ => acked,
+        }
+    }
+
     /// Loss beyond what the path loses anyway.
     fn give_way(&mut self, now: Instant, excess: f64) {
         if self.may_decrease(now) {
@@ -200,7 +215,7 @@ impl BandwidthEstimate {
             let acked = self.acked.bps().unwrap_or(self.target_bps);
             let kept = self.target_bps * (1.0 - 0.5 * excess);
             // What arrived fits through.
-            self.target_bps = kept.max(acked * BACK_OFF).min(self.target_bps);
+            self.target_bps = kept.max(self.carried(acked) * BACK_OFF).min(self.target_bps);
         }
     }
 }

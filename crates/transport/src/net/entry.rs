@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use remotemedia_link::{
@@ -28,6 +28,12 @@ const BUILT_IN_LABEL: &str = "data";
 const MAX_WAITING_PACKETS: usize = 1024;
 /// Channels a peer may have open with us.
 const MAX_CHANNELS: usize = 256;
+/// How often encoders are told what the path carries.
+const BANDWIDTH_INTERVAL: Duration = Duration::from_millis(50);
+/// Sound that was sent within this time will go on.
+const SPEAKS: Duration = Duration::from_secs(1);
+/// RTP and its protection around 50 packets of sound a second.
+const AUDIO_HEADERS_BPS: u32 = 12_000;
 /// A media clock that is off the wall clock by more than this has jumped.
 const MAX_CLOCK_DRIFT_US: i64 = 500_000;
 
@@ -56,6 +62,8 @@ pub(crate) struct Entry {
     audio_clock: OutClock,
     video_clock: OutClock,
     video_source: Option<(Arc<VideoSource>, VideoCodec)>,
+    last_audio: Option<Instant>,
+    next_bandwidth: Option<Instant>,
 }
 
 /// Received media on its way to a decode worker.
@@ -108,6 +116,8 @@ impl Entry {
             audio_clock: OutClock::default(),
             video_clock: OutClock::default(),
             video_source: None,
+            last_audio: None,
+            next_bandwidth: None,
         }
     }
 
@@ -235,8 +245,8 @@ impl Entry {
     // Media out
 
     pub(crate) fn keyframe_requested(&mut self) {
-        if let Some((source, codec)) = &self.video_source {
-            source.want_keyframe(*codec);
+        if let Some((source, _)) = &self.video_source {
+            source.want_keyframe();
         }
     }
 
@@ -252,6 +262,7 @@ impl Entry {
         let len = packet.len() as u64;
         match self.link.send_audio(now, packet, at) {
             Ok(()) => {
+                self.last_audio = Some(now);
                 self.audio_out.frames += 1;
                 self.audio_out.packets += 1;
                 self.audio_out.bytes += len;
@@ -274,14 +285,14 @@ impl Entry {
         let same = self.video_source.as_ref().is_some_and(|(s, c)| s.id == source.id && *c == codec);
         if !same && !frame.keyframe {
             // A decoder can't take over in the middle of a stream.
-            source.want_keyframe(codec);
+            source.want_keyframe();
             self.video_out.frames_skipped += 1;
             return;
         }
         if !same {
             self.video_source = Some((source.clone(), codec));
         }
-        let at = self.video_clock.map(source.id, frame.timestamp_us, self.wall_us(now));
+        let at = self.video_clock.map(source.stream, frame.timestamp_us, self.wall_us(now));
         let frame = EncodedFrame { timestamp_us: at, ..frame.clone() };
         match self.link.send_video(now, &frame) {
             Ok(packets) => {
@@ -294,10 +305,24 @@ impl Entry {
             }
             Err(error) => {
                 // What was not sent leaves a hole that only a keyframe mends.
-                source.want_keyframe(codec);
+                source.want_keyframe();
                 count_refusal(shared, &error);
             }
         }
+    }
+
+    /// Tells the encoders what the path carries of video: sound comes first.
+    pub(crate) fn publish_bandwidth(&mut self, now: Instant, audio_bps: u32) {
+        if self.next_bandwidth.is_some_and(|at| now < at) {
+            return;
+        }
+        self.next_bandwidth = Some(now + BANDWIDTH_INTERVAL);
+        let speaks = self.last_audio.is_some_and(|at| now.saturating_duration_since(at) < SPEAKS);
+        let audio = if speaks { f64::from(audio_bps + AUDIO_HEADERS_BPS) } else { 0.0 };
+        self.peer.set_video_bps(self.link.bandwidth().map(|path| {
+            // What is lost is sent again, and headers count.
+            ((path.target_bps - audio) * 0.95 * (1.0 - path.loss.min(0.5))).max(1.0) as u32
+        }));
     }
 
     // The end
@@ -309,6 +334,7 @@ impl Entry {
         }
         self.peer.close_all_channels();
         self.peer.set_negotiated(false, None, 0);
+        self.peer.set_video_bps(None);
         self.audio_in.mailbox.close();
         self.video_in.mailbox.close();
         shared.outputs.remove_peer(&self.peer.id);

@@ -280,6 +280,7 @@ impl Net {
         }
         let Some(entry) = self.links.get_mut(&id) else { return };
         entry.pump(now, self.window, &self.shared);
+        entry.publish_bandwidth(now, self.shared.config.audio.bitrate_bps());
         while let Some(transmit) = entry.link.poll_transmit() {
             let Some(port) = self.ports.find(transmit.local) else { continue };
             const STUN_LAST: u8 = 3;

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use remotemedia_media::{FramePool, VideoFrame};
 use remotemedia_transport::{Config, Event, PeerAnnouncement, PeerId, Signal, Transport};
 
-/// Changes a signal of the member with this number on its way, or takes it away.
-type Tamper = Box<dyn Fn(usize, Signal) -> Option<Signal>>;
+/// Changes a signal from one member to another (their numbers) on its way, or takes it away.
+type Tamper = Box<dyn Fn(usize, usize, Signal) -> Option<Signal>>;
 
 /// One transport and what it told us that was not a signal.
 pub struct Member {
@@ -96,11 +96,12 @@ impl Room {
             for event in events {
                 match event {
                     Event::Signal { peer, signal } => {
+                        let Some(to) = index.get(&peer) else { continue };
                         let signal = match &self.tamper {
-                            Some(tamper) => tamper(i, signal),
+                            Some(tamper) => tamper(i, *to, signal),
                             None => Some(signal),
                         };
-                        if let (Some(to), Some(signal)) = (index.get(&peer), signal) {
+                        if let Some(signal) = signal {
                             self.members[*to].transport.signal(from.clone(), signal);
                         }
                     }
