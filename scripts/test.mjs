@@ -14,12 +14,11 @@ import { setup } from './setup.mjs'
 
 const PARTS = {
   lint: lintStep,
-  js: (rest) => jestStep('js', ['--testPathIgnorePatterns', `/${NETWORKS}/`, ...rest]),
+  js: (rest) => jestStep('js', '<rootDir>/__test__/!(net)/**/*.test.ts', rest),
+  // Those that make networks want root, and time.
   net: netStep,
   rust: cargoStep,
 }
-/** Tests that make networks: they want root, and time. */
-const NETWORKS = '__test__/net'
 const MINUTE = 60_000
 
 await main(async () => {
@@ -116,16 +115,17 @@ async function netStep(rest) {
     const args = ['build', '-p', 'remotemedia-testkit', '--bin', 'tun-forward']
     if ((await run('cargo', args)) !== 0) throw new Problem('tun-forward could not be built: see above.')
   }
-  return jestStep('net', ['--testPathPatterns', `/${NETWORKS}/`, ...rest])
+  return jestStep('net', '<rootDir>/__test__/net/**/*.test.ts', rest)
 }
 
-async function jestStep(name, args) {
+async function jestStep(name, match, rest) {
   const report = join(ROOT, '.cache', `jest-${name}.json`)
   mkdirSync(join(ROOT, '.cache'), { recursive: true })
   rmSync(report, { force: true })
   const code = await run(
     process.execPath,
-    [tool('jest', 'bin/jest.js'), '--json', '--outputFile', report, ...args],
+    // testMatch takes all that follows it, so it comes last.
+    [tool('jest', 'bin/jest.js'), '--json', '--outputFile', report, ...rest, '--testMatch', match],
     {
       env: testEnvironment(),
       limitMs: 30 * MINUTE,
