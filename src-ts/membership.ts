@@ -122,6 +122,11 @@ export class Membership {
     return this.#gate.limited
   }
 
+  /** Messages of the server that made no sense. */
+  get malformed(): number {
+    return this.#client.malformed
+  }
+
   /** Something suggests that the signaling connection may be dead: look. */
   probe(): void {
     this.#client.probe()

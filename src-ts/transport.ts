@@ -24,6 +24,19 @@ import type { SignalingPeer } from './signaling/client-events.js'
 import { TypedEvents } from './signaling/events.js'
 import { type RTCStats, toReport } from './stats.js'
 
+/** How the messages fared that were accepted for a reliable channel which has ended: together these are all of them. */
+export interface Undelivered {
+  peerId: PeerId
+  /** Absent for the built-in channel. */
+  channel?: DataChannel
+  /** How many of them the peer's side is known to have. Its application may not have read them if its process died. */
+  acknowledged: number
+  /** Those that were sent and may have arrived, in the order of their sending. */
+  unknown: TransportData[]
+  /** Those that were not sent, which follow on the ones above. */
+  unsent: TransportData[]
+}
+
 export interface TransportEvents {
   /** A peer announced itself in the room. */
   peerjoined: { peerId: PeerId; capabilities: string[]; metadata: unknown }
@@ -44,6 +57,8 @@ export interface TransportEvents {
   audio: Received
   /** A decoded picture: its frame is closed when the promises that listeners return have settled. */
   video: Received
+  /** A reliable channel ended before all its messages were acknowledged: the connection had to be built anew, or the peer is gone. */
+  undelivered: Undelivered
   /** A peer opened a further channel. */
   channel: { peerId: PeerId; channel: DataChannel }
   /** Something failed that no call waits for. Without a listener it is a process warning, never a throw. */
@@ -60,6 +75,8 @@ export interface ConnectOptions {
 export interface TransportCounters extends NativeCounters {
   /** Offers, answers and candidates that were not looked at because a peer, or all together, sent too many. */
   signalsLimited: number
+  /** Messages of the signaling server that made no sense. */
+  signalsMalformed: number
 }
 
 /** Runs pipelines over what peers send. */
@@ -310,7 +327,8 @@ export class WebRtcTransport
 
   /** What was dropped or refused so far, in the whole transport. */
   get counters(): TransportCounters {
-    return { ...this.#native.counters(), signalsLimited: this.#membership?.limited ?? 0 }
+    const { limited = 0, malformed = 0 } = this.#membership ?? {}
+    return { ...this.#native.counters(), signalsLimited: limited, signalsMalformed: malformed }
   }
 
   /** Leaves the room and ends every connection and session. Idempotent; resolves when sockets and threads are gone. */
@@ -421,6 +439,17 @@ export class WebRtcTransport
       case 'channelClosed':
         this.#channelClosed(peerId, event.number!)
         break
+      case 'undelivered': {
+        const channel = this.#channels.get(`${event.number!}/${peerId}`)
+        this.#emit('undelivered', {
+          peerId,
+          ...(channel === undefined ? {} : { channel }),
+          acknowledged: event.acknowledged!,
+          unknown: event.unknown!.map(fromNative),
+          unsent: event.unsent!.map(fromNative),
+        })
+        break
+      }
       case 'stats':
         take(this.#statistics, event.number!)?.resolve(toReport(event.stats ?? [], Date.now()))
         break

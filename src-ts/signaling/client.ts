@@ -35,6 +35,7 @@ import {
   parseMessage,
   type RpcErrorBody,
 } from './protocol.js'
+import { TokenBucket } from './rate.js'
 
 export type SignalingClientState = 'connected' | 'reconnecting' | 'closed'
 
@@ -52,6 +53,8 @@ export class SignalingClient extends TypedEvents<SignalingClientEvents> implemen
   #state: SignalingClientState | 'connecting' = 'connecting'
   #resumeToken: string
   #nextId = 1
+  #malformed = 0
+  readonly #complaints = new TokenBucket(1, 16, performance.now())
   readonly #liveness: Liveness
   /** The connection was given up by this side, as it seemed dead. */
   #givenUp = false
@@ -108,6 +111,11 @@ export class SignalingClient extends TypedEvents<SignalingClientEvents> implemen
   /** Lets this membership be taken over by another connection: keep it secret. */
   get resumeToken(): string {
     return this.#resumeToken
+  }
+
+  /** Messages of the server that made no sense. Not more than some a second are told as an `error` as well. */
+  get malformed(): number {
+    return this.#malformed
   }
 
   /** The others in the room, as last heard. */
@@ -459,6 +467,8 @@ export class SignalingClient extends TypedEvents<SignalingClientEvents> implemen
   }
 
   #complain(what: string): void {
+    this.#malformed++
+    if (!this.#complaints.take(performance.now())) return
     this.#emit('error', new WebRtcError('ERR_SIGNALING', `the signaling server at ${this.#shownUrl} ${what}`))
   }
 
