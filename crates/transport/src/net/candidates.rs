@@ -211,10 +211,12 @@ impl Net {
 
     /// A link is gone, and asks for nothing any more.
     pub(super) fn forget_names(&mut self, link: LinkId) {
+        let mut forgotten = 0;
         self.named.retain(|_, links| {
-            links.remove(&link);
+            forgotten += u64::from(links.remove(&link));
             !links.is_empty()
         });
+        self.shared.counters.names_unresolved.fetch_add(forgotten, Ordering::Relaxed);
     }
 
     fn answer_names(&mut self, answers: Vec<Answer>) {

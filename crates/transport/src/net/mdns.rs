@@ -16,10 +16,11 @@ pub(crate) const TOKENS: [Token; 2] = [Token(usize::MAX - 1), Token(usize::MAX -
 
 /// Names asked for at a time. Further ones are refused, and counted.
 pub(crate) const MAX_NAMES: usize = 64;
-/// When a question is asked, after the first time: never twice in a second (RFC 6762, section 5.2).
-const ASK_EVERY: Duration = Duration::from_millis(1000);
-/// When a name that nobody answered for is given up.
-const GIVE_UP: Duration = Duration::from_millis(2900);
+/// When a question is asked again for the first time; then after twice as long each time (RFC 6762, section 5.2).
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// When a name that nobody answered for is given up. Chromium sends one message a second, announcements of other names
+/// first: with a few names it takes five seconds for an answer.
+const GIVE_UP: Duration = Duration::from_secs(10);
 /// Datagrams read in one turn.
 const READS_A_TURN: usize = 32;
 
@@ -44,16 +45,20 @@ pub(crate) struct Queries {
 struct Query {
     began: Instant,
     ask_at: Instant,
+    pause: Duration,
 }
 
 impl Queries {
     /// Asks for a name, in lower case. False if too many are being asked for.
     pub(crate) fn ask(&mut self, now: Instant, name: &str) -> bool {
-        if !self.names.contains_key(name) {
+        if let Some(query) = self.names.get_mut(name) {
+            // Who asks now waits as long as who asked first.
+            query.began = now;
+        } else {
             if self.names.len() >= MAX_NAMES {
                 return false;
             }
-            self.names.insert(name.to_owned(), Query { began: now, ask_at: now });
+            self.names.insert(name.to_owned(), Query { began: now, ask_at: now, pause: ASK_AGAIN });
         }
         true
     }
@@ -75,7 +80,8 @@ impl Queries {
                 return false;
             }
             if now >= query.ask_at {
-                query.ask_at = now + ASK_EVERY;
+                query.ask_at = now + query.pause;
+                query.pause *= 2;
                 questions.extend(question(name));
             }
             true
@@ -357,10 +363,12 @@ mod tests {
         queries.handle_data(&answer("other.local", ip("192.0.2.9")), &mut answers);
         assert_eq!(answers, [("abc.local".to_owned(), Some(ip("192.0.2.7")))]);
         assert_eq!(queries.poll_timeout(), Some(ms(1000)));
-        assert_eq!(queries.handle_timeout(ms(1000), &mut answers).len(), 1);
-        assert_eq!(queries.handle_timeout(ms(2000), &mut answers).len(), 1);
-        assert_eq!(queries.poll_timeout(), Some(ms(2900)));
-        assert_eq!(queries.handle_timeout(ms(2900), &mut answers).len(), 0);
+        for at in [1000, 3000, 7000] {
+            assert_eq!(queries.poll_timeout(), Some(ms(at)));
+            assert_eq!(queries.handle_timeout(ms(at), &mut answers).len(), 1);
+        }
+        assert_eq!(queries.poll_timeout(), Some(ms(10_000)));
+        assert_eq!(queries.handle_timeout(ms(10_000), &mut answers).len(), 0);
         assert_eq!(answers[1..], [("def.local".to_owned(), None)]);
         assert!(queries.is_empty() && queries.poll_timeout().is_none());
         for n in 0..1000 {
