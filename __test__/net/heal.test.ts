@@ -36,6 +36,7 @@ async function expectHealed(call: Call, what: string, healedAt: number, brokenAt
     expect(events).not.toContain('peerleft')
     expect(events).not.toContain('peerjoined')
     expect(events).not.toContain('channel')
+    expect(events).not.toContain('channelclosed')
     expect(agent.statesOf(peer, brokenAt)).not.toContain('failed')
     expect(agent.statesOf(peer, brokenAt)).not.toContain('new')
     expect((await agent.peers()).map(({ id, state }) => [id, state])).toEqual([[peer, 'connected']])
@@ -114,7 +115,7 @@ describeNet('a call', () => {
       'is not renegotiated when its network is gone for 3 s': async (lab) => {
         const hosts = await two(lab)
         const call = await Call.open(lab, hosts)
-        await call.talk()
+        await call.talk({ label: 'files' })
         const brokenAt = now()
         hosts.alice.cut()
         await sleep(3000)
@@ -130,7 +131,7 @@ describeNet('a call', () => {
       'restarts ICE when its network was gone for 30 s': async (lab) => {
         const hosts = await two(lab)
         const call = await Call.open(lab, hosts)
-        await call.talk()
+        await call.talk({ label: 'files' })
         const brokenAt = now()
         hosts.alice.cut()
         const silent = await call.peer('bob').state('alice', 'disconnected', { since: brokenAt })
@@ -146,7 +147,7 @@ describeNet('a call', () => {
       'delivers everything when UDP was gone for 75 s': async (lab) => {
         const hosts = await two(lab)
         const call = await Call.open(lab, hosts)
-        await call.talk()
+        await call.talk({ label: 'files' })
         const brokenAt = now()
         hosts.alice.cut('udp')
         await sleep(75_000)
@@ -159,7 +160,7 @@ describeNet('a call', () => {
       'restarts ICE when its cable was out for 30 s': async (lab) => {
         const hosts = await two(lab)
         const call = await Call.open(lab, hosts)
-        await call.talk()
+        await call.talk({ label: 'files' })
         const brokenAt = now()
         hosts.alice.unplug()
         await sleep(30_000)
@@ -172,17 +173,27 @@ describeNet('a call', () => {
       "follows a peer's new address": async (lab) => {
         const hosts = await two(lab)
         const call = await Call.open(lab, hosts)
-        await call.talk()
+        await call.talk({ label: 'files' })
         const brokenAt = now()
         hosts.alice.renumber()
         await expectHealed(call, 'new address', brokenAt, brokenAt)
+      },
+
+      'follows a peer to another network': async (lab) => {
+        const home = await lab.nat('home')
+        const hosts = { alice: await lab.host('alice', { behind: home }), bob: await lab.host('bob') }
+        const call = await Call.open(lab, hosts)
+        await call.talk({ label: 'files' })
+        const brokenAt = now()
+        hosts.alice.move(lab.net.segment())
+        await expectHealed(call, 'another network', brokenAt, brokenAt)
       },
 
       'follows a NAT that forgot its mappings': async (lab) => {
         const home = await lab.nat('home')
         const hosts = { alice: await lab.host('alice', { behind: home }), bob: await lab.host('bob') }
         const call = await Call.open(lab, hosts)
-        await call.talk()
+        await call.talk({ label: 'files' })
         const brokenAt = now()
         home.rebind()
         await expectHealed(call, 'NAT rebinding', brokenAt, brokenAt)
@@ -192,7 +203,7 @@ describeNet('a call', () => {
         const home = await lab.nat('home')
         const hosts = { alice: await lab.host('alice', { behind: home }), bob: await lab.host('bob') }
         const call = await Call.open(lab, hosts)
-        await call.talk()
+        await call.talk({ label: 'files' })
         const brokenAt = now()
         home.rebind({ everything: true })
         await expectHealed(call, 'NAT restarted', brokenAt, brokenAt)

@@ -44,10 +44,8 @@ const operations = {
       frame(peerId, 'video', data.timestampUs, lumaOf(data.data.frame)),
     )
     transport.on('channel', ({ peerId, channel }) => {
-      const { label } = channel
-      tell('channel', { peerId, label })
-      channel.on('message', (message) => receive(`${peerId}/${label}`, message))
-      channel.on('close', () => tell('channelclosed', { peerId, label }))
+      tell('channel', { peerId, label: channel.label })
+      adopt(peerId, channel)
     })
     return transport.peerId
   },
@@ -56,12 +54,13 @@ const operations = {
   stats: async ({ peerId }) => [...(await transport.getStats(peerId)).values()],
   counters: () => transport.counters,
 
-  /** Sends numbers without end, one every `intervalMs`, `size` bytes each. */
-  sendNumbers({ to, intervalMs, size, limit = Number.POSITIVE_INFINITY }) {
+  /** Sends numbers without end, one every `intervalMs`, `size` bytes each; with `label`, on that channel. */
+  sendNumbers({ to, intervalMs, size, limit = Number.POSITIVE_INFINITY, label }) {
     return repeat(intervalMs, limit, async (n) => {
       const data = new Uint8Array(Math.max(4, size))
       new DataView(data.buffer).setUint32(0, n)
-      if (to === '*') await transport.broadcast({ kind: 'binary', data })
+      if (label) await channels.get(`${to}/${label}`).send({ kind: 'binary', data })
+      else if (to === '*') await transport.broadcast({ kind: 'binary', data })
       else await transport.sendToPeer(to, { kind: 'binary', data })
     })
   },
@@ -113,13 +112,20 @@ const operations = {
     rss: Number(/VmRSS:\s+(\d+)/.exec(readFileSync('/proc/self/status', 'utf8'))[1]) * 1024,
   }),
   async openChannel({ peerId, label, mode }) {
-    const channel = await transport.openChannel(peerId, label, { mode })
-    channel.on('message', (message) => receive(`${peerId}/${label}`, message))
-    channel.on('close', () => tell('channelclosed', { peerId, label }))
-    return channel.label
+    adopt(peerId, await transport.openChannel(peerId, label, { mode }))
   },
   disconnect: ({ peerId }) => transport.disconnectPeer(peerId),
   close: () => transport.close(),
+}
+
+/** Further channels by `peer/label`. */
+const channels = new Map()
+
+function adopt(peerId, channel) {
+  const key = `${peerId}/${channel.label}`
+  channels.set(key, channel)
+  channel.on('message', (message) => receive(key, message))
+  channel.on('close', () => tell('channelclosed', { peerId, label: channel.label }))
 }
 
 /** Questions to whoever drives us, by number. */

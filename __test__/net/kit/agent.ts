@@ -201,9 +201,14 @@ export class Agent {
     return this.request('counters')
   }
 
-  /** Sends numbered messages, one every `intervalMs`, until `stop`. */
-  sendNumbers(to: string, intervalMs = 20, size = 200, limit?: number): Promise<number> {
-    return this.request('sendNumbers', { to, intervalMs, size, limit })
+  /** Sends numbered messages, one every `intervalMs`, until `stop`; with `label`, on that channel. */
+  sendNumbers(to: string, intervalMs = 20, size = 200, limit?: number, label?: string): Promise<number> {
+    return this.request('sendNumbers', { to, intervalMs, size, limit, label })
+  }
+
+  /** Opens a further channel. */
+  openChannel(peerId: string, label: string): Promise<void> {
+    return this.request('openChannel', { peerId, label })
   }
 
   sendTone(to: string, hz = 440): Promise<number> {

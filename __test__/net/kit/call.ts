@@ -60,11 +60,15 @@ export class Call {
     await Promise.all(this.#pairs().map(([from, to]) => from.connect(to.name, timeoutMs)))
   }
 
-  /** Everyone sends numbers, and a tone, to everyone; `video`: a picture too. */
-  async talk({ video = false, intervalMs = 20 } = {}): Promise<void> {
+  /** Everyone sends numbers, and a tone, to everyone; `video`: a picture too; `label`: also numbers on a further channel. */
+  async talk({ video = false, intervalMs = 20, label = '' } = {}): Promise<void> {
     for (const [from, to] of this.#pairs()) {
       const sender = await from.sendNumbers(to.name, intervalMs)
       this.#numbers.push({ from, to: to.name, sender })
+      if (!label || from.name > to.name) continue
+      await from.openChannel(to.name, label)
+      const further = await from.sendNumbers(to.name, 5 * intervalMs, 200, undefined, label)
+      this.#numbers.push({ from, to: to.name, sender: further, label })
     }
     for (const from of this.peers.values()) {
       this.#media.push({ from, sender: await from.sendTone('*') })
@@ -89,11 +93,12 @@ export class Call {
     const faults: string[] = []
     const live = this.#numbers.filter(({ from, to }) => !without.includes(from.name) && !without.includes(to))
     await Promise.all(
-      live.map(async ({ from, to, sender }) => {
+      live.map(async ({ from, to, sender, label }) => {
         const { sent, refused } = await from.stop(sender)
-        const name = `${from.name} to ${to}`
+        const name = `${from.name} to ${to}${label ? ` on ${label}` : ''}`
+        const source = label ? `${from.name}/${label}` : from.name
         if (refused.length > 0) faults.push(`${name}: ${refused.length} refused, first ${refused[0]}`)
-        const numbers = async () => (await this.peer(to).numbers(from.name)).map(([n]) => n)
+        const numbers = async () => (await this.peer(to).numbers(source)).map(([n]) => n)
         await until(name, timeoutMs, async () => (await numbers()).length >= sent - refused.length).catch(
           () => {},
         )

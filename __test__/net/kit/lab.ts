@@ -248,24 +248,26 @@ export class Host {
       forwarder = await Forwarder.start(space, 'eth0', router, port, shaped)
       router.ip(`link set ${port} up`)
     } else {
-      const bridge = segment.bridge()
-      space.ip(`link add eth0 type veth peer name ${port} netns ${router.name}`)
-      router.ip(`link set ${port} master ${bridge} up`)
+      cable(space, segment, port)
     }
-    const host = new Host(space, segment, families, port, forwarder)
+    const host = new Host(space, families, forwarder, segment, port)
     host.renumber()
     return host
   }
 
   private constructor(
     readonly space: Namespace,
-    readonly segment: Segment,
     readonly families: Family[],
-    /** Name of the router's end of the link. */
-    readonly port: string,
     /** What the link does to packets, where it has a condition. */
     readonly forwarder: Forwarder | null,
+    private segment: Segment,
+    private portName: string,
   ) {}
+
+  /** Name of the router's end of the link. */
+  get port(): string {
+    return this.portName
+  }
 
   /** Any of its addresses as a host in a URL. */
   get urlHost(): string {
@@ -293,6 +295,16 @@ export class Host {
     }
     space.ip(...lines, 'link set eth0 up')
     space.ip(...this.families.map((family) => this.#defaultRoute(family)))
+  }
+
+  /** Leaves its network for another, as from Wi-Fi to a cable: another router, other addresses. For links without a condition. */
+  move(segment: Segment): void {
+    this.space.ip('link del eth0')
+    for (const family of this.families) delete this.addresses[family]
+    this.segment = segment
+    this.portName = segment.newPort()
+    cable(this.space, segment, this.portName)
+    this.renumber()
   }
 
   /** Everything to and from this machine, or its UDP alone, vanishes without a word, until `heal`. */
@@ -361,6 +373,14 @@ table netdev lose-${this.port} {
     if (!this.forwarder) return `route replace default via ${this.segment.gateway(family)} dev eth0`
     return `route replace ${family === 'v4' ? '0.0.0.0/0' : '::/0'} dev eth0`
   }
+}
+
+/** A cable from the machine's `eth0` to the bridge of a subnet. */
+function cable(space: Namespace, segment: Segment, port: string): void {
+  const router = segment.router.space
+  const bridge = segment.bridge()
+  space.ip(`link add eth0 type veth peer name ${port} netns ${router.name}`)
+  router.ip(`link set ${port} master ${bridge} up`)
 }
 
 /** As nftables calls it. */
