@@ -13,7 +13,7 @@ use crate::stats::{NativePath, PeerStatsOut, milliseconds, path_out, peer_stats}
 pub struct NativeEvent {
     /// `offer`, `answer`, `candidate`, `signalError`, `connected`, `joined`, `left`, `state`, `path`, `message`, `drained`,
     /// `channelOpen`, `channelClosed`, `media`, `stats`, `turnServersNeeded`, `addresses`,
-    /// `error`.
+    /// `undelivered`, `error`.
     pub kind: &'static str,
     /// The peer concerned.
     pub peer_id: Option<String>,
@@ -31,6 +31,12 @@ pub struct NativeEvent {
     pub number: Option<u32>,
     /// A received message or media.
     pub item: Option<ItemOut>,
+    /// How many messages were acknowledged, of a channel that ended.
+    pub acknowledged: Option<f64>,
+    /// Messages that may have arrived.
+    pub unknown: Option<Vec<ItemOut>>,
+    /// Messages that were not sent.
+    pub unsent: Option<Vec<ItemOut>>,
     /// Ordered, for channels.
     pub ordered: Option<bool>,
     /// Reliable, for channels.
@@ -98,6 +104,16 @@ pub(crate) fn event_out(event: Event) -> NativeEvent {
         Event::ChannelClosed { peer, channel } => {
             NativeEvent { number: Some(channel), ..empty("channelClosed", Some(peer)) }
         }
+        Event::Undelivered { peer, channel, acknowledged, unknown, unsent } => {
+            let items = |messages: Vec<Message>| Some(messages.into_iter().filter_map(message_out).collect());
+            NativeEvent {
+                number: Some(channel),
+                acknowledged: Some(acknowledged as f64),
+                unknown: items(unknown),
+                unsent: items(unsent),
+                ..empty("undelivered", Some(peer))
+            }
+        }
         Event::Audio { peer, frame } => {
             NativeEvent { item: Some(ItemOut::audio(frame)), ..empty("media", Some(peer)) }
         }
@@ -126,6 +142,9 @@ fn empty(kind: &'static str, peer: Option<PeerId>) -> NativeEvent {
         round_trip_ms: None,
         number: None,
         item: None,
+        acknowledged: None,
+        unknown: None,
+        unsent: None,
         ordered: None,
         reliable: None,
         error: None,

@@ -12,6 +12,7 @@ mod config;
 mod event;
 mod ice;
 mod ladder;
+mod ledger;
 mod net;
 mod outputs;
 mod peer;

@@ -3,12 +3,13 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use remotemedia_link::{CandidateKind, RelayProtocol, SelectedPair};
 use remotemedia_media::VideoCodec;
 
+use crate::ledger::Ledger;
 use crate::{Message, PeerId, PeerState, Reason, TransportError};
 
 /// A send is done at once while less than this waits for the peer, in bytes; above it, [`crate::Event::Drained`] tells when.
@@ -66,6 +67,29 @@ pub(crate) struct Outbox {
     /// Somebody was told to wait for `Drained`.
     waited_for: bool,
     closed: bool,
+    /// `None` where nobody promises that messages arrive.
+    ledger: Option<Ledger>,
+}
+
+/// What became of the messages of a reliable channel.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Remains {
+    /// How many arrived.
+    pub(crate) acknowledged: u64,
+    /// Those that may have.
+    pub(crate) unknown: Vec<Message>,
+    /// Those that never left.
+    pub(crate) unsent: Vec<Message>,
+}
+
+/// What the link said to a message.
+pub(crate) enum Handed {
+    /// It has it.
+    Taken,
+    /// It has no room now.
+    Later,
+    /// It will never take it.
+    Refused,
 }
 
 /// All peers there is or was a link with.
@@ -182,16 +206,32 @@ impl Peer {
         crate::lock(&self.channels).get(&channel).map_or(0, Outbox::buffered)
     }
 
-    pub(crate) fn open_channel(&self, channel: u32) {
-        crate::lock(&self.channels).insert(channel, Outbox::default());
+    /// `overhead`: the bytes that opened the channel, if it is a reliable one.
+    pub(crate) fn open_channel(&self, channel: u32, overhead: Option<usize>) {
+        let ledger = overhead.map(|bytes| Ledger::new(bytes as u64));
+        crate::lock(&self.channels).insert(channel, Outbox { ledger, ..Outbox::default() });
     }
 
-    pub(crate) fn close_channel(&self, channel: u32) {
-        crate::lock(&self.channels).remove(&channel);
+    /// Takes nothing more for the channel. Returns what became of its messages, if it was a reliable one and that is in doubt.
+    /// It was last heard at `heard`.
+    pub(crate) fn close_channel(&self, channel: u32, heard: Instant) -> Option<Remains> {
+        let outbox = crate::lock(&self.channels).remove(&channel)?;
+        let (acknowledged, unknown) = outbox.ledger?.end(heard);
+        let unsent: Vec<Message> = outbox.queue.into();
+        let doubt = !unknown.is_empty() || !unsent.is_empty();
+        doubt.then_some(Remains { acknowledged, unknown, unsent })
     }
 
-    pub(crate) fn close_all_channels(&self) {
-        crate::lock(&self.channels).clear();
+    /// The numbers of the open channels.
+    pub(crate) fn channels(&self) -> Vec<u32> {
+        crate::lock(&self.channels).keys().copied().collect()
+    }
+
+    /// What the engine has not had acknowledged, when the peer was last heard.
+    pub(crate) fn observe(&self, channel: u32, heard: Instant, engine_bytes: usize) {
+        if let Some(ledger) = crate::lock(&self.channels).get_mut(&channel).and_then(|o| o.ledger.as_mut()) {
+            ledger.observe(heard, engine_bytes);
+        }
     }
 
     /// Moves messages into the engine while `window` allows. Returns true when a waiting sender can go on.
@@ -200,16 +240,27 @@ impl Peer {
         channel: u32,
         window: usize,
         engine_bytes: usize,
-        mut send: impl FnMut(Message),
+        mut send: impl FnMut(&Message) -> Handed,
     ) -> bool {
         let mut channels = crate::lock(&self.channels);
         let Some(outbox) = channels.get_mut(&channel) else { return false };
         outbox.engine_bytes = engine_bytes;
         while outbox.engine_bytes < window {
             let Some(message) = outbox.queue.pop_front() else { break };
-            outbox.queued_bytes -= message.wire_len();
-            outbox.engine_bytes += message.wire_len();
-            send(message);
+            match send(&message) {
+                Handed::Later => {
+                    outbox.queue.push_front(message);
+                    break;
+                }
+                Handed::Refused => outbox.queued_bytes -= message.wire_len(),
+                Handed::Taken => {
+                    outbox.queued_bytes -= message.wire_len();
+                    outbox.engine_bytes += message.wire_len();
+                    if let Some(ledger) = &mut outbox.ledger {
+                        ledger.hand_over(message);
+                    }
+                }
+            }
         }
         let drained = outbox.waited_for && outbox.buffered() <= LOW_WATER_BYTES;
         if drained {
@@ -286,13 +337,18 @@ mod tests {
         Message::Binary(Bytes::from(vec![0; len]))
     }
 
+    fn take(message: &Message, sum: &mut usize) -> Handed {
+        *sum += message.wire_len();
+        Handed::Taken
+    }
+
     #[test]
     fn senders_wait_above_high_water_and_go_on_at_low_water() {
         let peer = Peer::new("p".into());
         assert!(matches!(peer.enqueue(0, binary(1)), Err(TransportError::MessageTooLarge { .. })));
         peer.set_negotiated(true, None, 262_144);
         assert!(matches!(peer.enqueue(0, binary(1)), Err(TransportError::NotConnected { .. })));
-        peer.open_channel(0);
+        peer.open_channel(0, Some(16));
         assert!(matches!(
             peer.enqueue(0, binary(262_145)),
             Err(TransportError::MessageTooLarge { limit: 262_144, .. })
@@ -304,14 +360,14 @@ mod tests {
         assert_eq!(room, 10);
         let mut sent = 0;
         let mut in_engine = 0;
-        assert!(!peer.pump(0, 500_000, 0, |m| in_engine += m.wire_len()));
+        assert!(!peer.pump(0, 500_000, 0, |m| take(m, &mut in_engine)));
         assert_eq!(in_engine, 500_000);
         assert_eq!(peer.buffered_amount(0), 1_100_000);
-        while !peer.pump(0, 500_000, 0, |m| sent += m.wire_len()) {
+        while !peer.pump(0, 500_000, 0, |m| take(m, &mut sent)) {
             assert!(sent <= 1_100_000);
         }
         assert!(peer.buffered_amount(0) <= LOW_WATER_BYTES + 500_000);
-        peer.close_all_channels();
+        assert!(peer.close_channel(0, Instant::now()).is_some());
         assert_eq!(peer.buffered_amount(0), 0);
     }
 
@@ -319,11 +375,40 @@ mod tests {
     fn what_waits_for_a_peer_is_bounded() {
         let peer = Peer::new("p".into());
         peer.set_negotiated(true, None, 1 << 20);
-        peer.open_channel(0);
+        peer.open_channel(0, Some(16));
         for _ in 0..64 {
             peer.enqueue(0, binary(1 << 20)).unwrap();
         }
         assert!(matches!(peer.enqueue(0, binary(1)), Err(TransportError::SendQueueFull { .. })));
+    }
+
+    #[test]
+    fn each_message_is_acknowledged_unknown_or_unsent() {
+        let peer = Peer::new("p".into());
+        peer.set_negotiated(true, None, 1 << 20);
+        peer.open_channel(0, Some(0));
+        peer.open_channel(1, None);
+        for n in 0..10 {
+            peer.enqueue(0, binary(1_000 + n)).unwrap();
+            peer.enqueue(1, binary(1)).unwrap();
+        }
+        let mut room = 3;
+        let mut send = |_: &Message| {
+            room -= 1;
+            if room < 0 { Handed::Later } else { Handed::Taken }
+        };
+        peer.pump(0, 1 << 20, 0, &mut send);
+        assert_eq!(peer.buffered_amount(0), 10_045, "what is not taken stays");
+        peer.observe(0, Instant::now(), 0);
+        let mut more = 2;
+        peer.pump(0, 1 << 20, 0, |_| {
+            more -= 1;
+            if more < 0 { Handed::Later } else { Handed::Taken }
+        });
+        let remains = peer.close_channel(0, Instant::now()).unwrap();
+        assert_eq!((remains.acknowledged, remains.unknown.len(), remains.unsent.len()), (3, 2, 5));
+        assert_eq!(remains.unknown, [binary(1_003), binary(1_004)]);
+        assert_eq!(peer.close_channel(1, Instant::now()), None, "nobody promised anything");
     }
 
     #[test]

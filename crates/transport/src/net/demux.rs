@@ -6,23 +6,40 @@ use std::net::SocketAddr;
 /// Addresses remembered for each link; the oldest mapping gives way.
 const MAX_ADDRESSES_PER_LINK: usize = 64;
 
+/// Names remembered for each link: one that is in use, and those of ICE restarts that are not answered yet.
+const MAX_UFRAGS_PER_LINK: usize = 16;
+
 /// Maps (socket, remote address) and ICE user name fragments to links of type `K` (RFC 7983 and RFC 8445 §7.3).
 #[derive(Default)]
 pub(crate) struct Demux<K> {
     by_address: HashMap<(usize, SocketAddr), K>,
     by_ufrag: HashMap<String, K>,
     addresses: HashMap<K, Vec<(usize, SocketAddr)>>,
+    ufrags: HashMap<K, Vec<String>>,
 }
 
 impl<K: Copy + Eq + std::hash::Hash> Demux<K> {
     pub(crate) fn new() -> Demux<K> {
-        Demux { by_address: HashMap::new(), by_ufrag: HashMap::new(), addresses: HashMap::new() }
+        Demux {
+            by_address: HashMap::new(),
+            by_ufrag: HashMap::new(),
+            addresses: HashMap::new(),
+            ufrags: HashMap::new(),
+        }
     }
 
     /// Checks that name this fragment belong to `link` from now on.
     pub(crate) fn add_ufrag(&mut self, ufrag: String, link: K) {
-        if !ufrag.is_empty() {
-            self.by_ufrag.insert(ufrag, link);
+        if ufrag.is_empty() || self.by_ufrag.insert(ufrag.clone(), link) == Some(link) {
+            return;
+        }
+        let list = self.ufrags.entry(link).or_default();
+        list.push(ufrag);
+        if list.len() > MAX_UFRAGS_PER_LINK {
+            let oldest = list.remove(0);
+            if self.by_ufrag.get(&oldest) == Some(&link) {
+                self.by_ufrag.remove(&oldest);
+            }
         }
     }
 
@@ -69,12 +86,16 @@ impl<K: Copy + Eq + std::hash::Hash> Demux<K> {
         for key in self.addresses.remove(&link).unwrap_or_default() {
             self.by_address.remove(&key);
         }
+        self.ufrags.remove(&link);
         self.by_ufrag.retain(|_, l| *l != link);
     }
 
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
-        self.by_address.is_empty() && self.by_ufrag.is_empty() && self.addresses.is_empty()
+        self.by_address.is_empty()
+            && self.by_ufrag.is_empty()
+            && self.addresses.is_empty()
+            && self.ufrags.is_empty()
     }
 }
 
@@ -142,6 +163,20 @@ mod tests {
         assert_eq!(demux.find(7, address(9), &[128, 1, 2]), None, "the socket is gone");
         demux.remove(1);
         demux.remove(2);
+        assert!(demux.is_empty());
+    }
+
+    #[test]
+    fn names_of_a_link_are_bounded_and_the_last_ones_stay() {
+        let mut demux = Demux::new();
+        for n in 0..1000 {
+            demux.add_ufrag(format!("name{n}"), 1u32);
+        }
+        let from = SocketAddr::from(([192, 0, 2, 1], 5));
+        assert_eq!(demux.by_ufrag.len(), MAX_UFRAGS_PER_LINK);
+        assert_eq!(demux.find(0, from, &binding_request("name999:x")), Some(1));
+        assert_eq!(demux.find(0, from, &binding_request("name900:x")), None);
+        demux.remove(1);
         assert!(demux.is_empty());
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use remotemedia_link::{
-    ChannelId, ChannelOptions, Link, LinkError, LinkStats, MediaKind, MessageKind, RtpIn,
+    ChannelId, ChannelOptions, Link, LinkError, LinkState, LinkStats, MediaKind, MessageKind, RtpIn,
 };
 use remotemedia_media::{EncodedFrame, VideoCodec};
 use remotemedia_pipeline::{Mailbox, Policy, Push};
@@ -15,7 +15,7 @@ use remotemedia_pipeline::{Mailbox, Policy, Push};
 use crate::audio_in::AudioIn;
 use crate::event::Event;
 use crate::outputs::VideoSource;
-use crate::peer::Peer;
+use crate::peer::{Handed, Peer, Remains};
 use crate::session::Track;
 use crate::shared::Shared;
 use crate::stats::InboundCounters;
@@ -193,7 +193,8 @@ impl Entry {
 
     /// Moves waiting messages into the engine as far as `window` allows.
     pub(crate) fn pump(&mut self, now: Instant, window: usize, shared: &Shared) {
-        if self.to_pump.is_empty() {
+        // What waits here is known not to have been sent, should the link not come back.
+        if self.to_pump.is_empty() || self.link.state() != LinkState::Connected {
             return;
         }
         let Self { link, peer, channels, to_pump, .. } = self;
@@ -201,14 +202,24 @@ impl Entry {
             let Some(&id) = channels.get(number) else { return false };
             let mut refused = 0;
             let before = link.buffered_amount(id);
+            peer.observe(*number, link.last_heard(), before);
             let drained = peer.pump(*number, window, before, |message| {
                 let (kind, data) = match message {
-                    Message::Text(data) => (MessageKind::Text, data),
-                    Message::Binary(data) => (MessageKind::Binary, data),
+                    Message::Text(data) => (MessageKind::Text, data.clone()),
+                    Message::Binary(data) => (MessageKind::Binary, data.clone()),
                     Message::Json(data) => (MessageKind::Text, [b"\x1e", &data[..]].concat().into()),
                 };
-                if link.send_message(now, id, kind, &data).is_err() {
-                    refused += 1;
+                match link.send_message(now, id, kind, &data) {
+                    Ok(()) => Handed::Taken,
+                    // It ends with the channel, or goes out when there is room.
+                    Err(LinkError::BufferFull | LinkError::ChannelNotOpen | LinkError::Closed) => {
+                        Handed::Later
+                    }
+                    Err(error) => {
+                        tracing::debug!(%error, "message refused");
+                        refused += 1;
+                        Handed::Refused
+                    }
                 }
             });
             shared.counters.packets_refused.fetch_add(refused, Ordering::Relaxed);
@@ -218,6 +229,25 @@ impl Entry {
             // Until all is acknowledged, each round may have made room.
             peer.buffered_amount(*number) > 0
         });
+    }
+
+    /// What the peer has by now. For the last time, if the link is about to be closed.
+    pub(crate) fn observe_channels(&mut self) {
+        if self.link.state() == LinkState::Closed {
+            return;
+        }
+        for (number, id) in &self.channels {
+            self.peer.observe(*number, self.link.last_heard(), self.link.buffered_amount(*id));
+        }
+    }
+
+    /// Nothing more is sent on this channel; tells what that leaves undone.
+    pub(crate) fn end_channel(&self, number: u32, shared: &Shared, tell: bool) {
+        if let Some(remains) = self.peer.close_channel(number, self.link.last_heard()).filter(|_| tell) {
+            let Remains { acknowledged, unknown, unsent } = remains;
+            let peer = self.peer.id.clone();
+            shared.events.push(Event::Undelivered { peer, channel: number, acknowledged, unknown, unsent });
+        }
     }
 
     // Media in
@@ -243,6 +273,11 @@ impl Entry {
     }
 
     // Media out
+
+    /// What was sent may be lost, and nothing is sent for a while: the picture has to begin anew.
+    pub(crate) fn interrupted(&mut self) {
+        self.video_source = None;
+    }
 
     pub(crate) fn keyframe_requested(&mut self) {
         if let Some((source, _)) = &self.video_source {
@@ -328,11 +363,13 @@ impl Entry {
     // The end
 
     /// The link is gone: nothing waits any more, and its workers' state is freed.
-    pub(crate) fn closed(&mut self, shared: &Shared) {
+    pub(crate) fn closed(&mut self, shared: &Shared, tell: bool) {
+        for number in self.peer.channels() {
+            self.end_channel(number, shared, tell);
+        }
         for (number, _) in self.channels.iter().filter(|(n, _)| **n != 0) {
             shared.events.push(Event::ChannelClosed { peer: self.peer.id.clone(), channel: *number });
         }
-        self.peer.close_all_channels();
         self.peer.set_negotiated(false, None, 0);
         self.peer.set_video_bps(None);
         self.audio_in.mailbox.close();

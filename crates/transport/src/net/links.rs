@@ -35,13 +35,14 @@ impl Net {
 
     pub(super) fn destroy_link(&mut self, now: Instant, id: LinkId) {
         let Some(mut entry) = self.links.remove(&id) else { return };
+        entry.observe_channels();
         entry.link.close(now);
         while let Some(transmit) = entry.link.poll_transmit() {
             if let Some(port) = self.ports.find(transmit.local) {
                 self.ports.send(now, port, transmit.remote, &transmit.data);
             }
         }
-        entry.closed(&self.shared);
+        entry.closed(&self.shared, !self.closing);
         self.demux.remove(id);
         self.dirty.remove(&id);
         self.forget_names(id);

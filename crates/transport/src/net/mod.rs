@@ -35,8 +35,8 @@ pub(crate) use interfaces::Address;
 use interfaces::Watch;
 use mdns::Mdns;
 use ports::{PortId, Ports};
-pub use socket::SocketCounters;
 use socket::ReceiveBuffers;
+pub use socket::SocketCounters;
 use stream::Trust;
 
 pub(crate) const WAKE: Token = Token(usize::MAX);
@@ -77,6 +77,8 @@ pub(crate) struct Net {
     dirty: BTreeSet<LinkId>,
     commands: VecDeque<Command>,
     requests: HashMap<u64, PeerId>,
+    /// The owner wants to be told nothing more.
+    closing: bool,
     paths_due: Every,
 }
 
@@ -100,7 +102,8 @@ impl Net {
         );
         gather.set_addresses(now, &addresses.iter().map(|a| a.ip).collect::<Vec<_>>());
         let ports = Ports::new(registry);
-        let granted = socket::granted_buffer_bytes(config.socket_buffer_bytes).map_err(system("UDP sockets"))?;
+        let granted =
+            socket::granted_buffer_bytes(config.socket_buffer_bytes).map_err(system("UDP sockets"))?;
         let certificate = Certificate::generate()
             .map_err(|e| TransportError::System { what: "certificate", message: e.to_string() })?;
         let mesh_config = MeshConfig {
@@ -123,6 +126,7 @@ impl Net {
             dtx: config.audio.dtx,
             frame_ms: config.audio.frame_ms,
             socket_buffer_bytes: granted,
+            ice_failed: config.grace,
             ..LinkConfig::default()
         };
         let watch = Watch::start(&shared, addresses.clone()).map_err(system("watch thread"))?;
@@ -138,6 +142,7 @@ impl Net {
             dirty: BTreeSet::new(),
             commands: VecDeque::new(),
             requests: HashMap::new(),
+            closing: false,
             paths_due: Every::new(Duration::from_secs(1)),
             trust: Trust::new(shared.config.tls_roots.clone()),
             shared,
@@ -205,7 +210,8 @@ impl Net {
     fn sleep(&self) -> Duration {
         let now = Instant::now();
         let links = self.links.values().filter_map(|e| e.link.poll_timeout());
-        let others = [self.ports.poll_timeout(now), self.gather.poll_timeout(), self.mdns.queries.poll_timeout()];
+        let others =
+            [self.ports.poll_timeout(now), self.gather.poll_timeout(), self.mdns.queries.poll_timeout()];
         let next = links.chain(others.into_iter().flatten()).min();
         let next = next.map_or(MAX_SLEEP, |at| at.saturating_duration_since(now));
         let mesh = self.mesh.poll_timeout().map_or(MAX_SLEEP, |at| at.since(self.time(now)));
@@ -298,6 +304,8 @@ impl Net {
             LinkEvent::State(state) => {
                 if state == LinkState::Connected {
                     entry.publish_negotiated();
+                } else {
+                    entry.interrupted();
                 }
                 if state == LinkState::Disconnected
                     && let Some(relay) = entry.link.path().and_then(|path| self.ports.relay_at(path.local))
@@ -306,7 +314,10 @@ impl Net {
                 }
                 self.mesh.handle(time, Input::LinkState { link: id, state: peer_state(state) });
             }
-            LinkEvent::ChannelOpen { id: channel, label, ordered, ours, mode, .. } => {
+            LinkEvent::ChannelOpen { id: channel, label, protocol, ordered, ours, mode } => {
+                let reliable = mode != Some(crate::DataMode::Unreliable);
+                // DATA_CHANNEL_OPEN (RFC 8832, section 5.1).
+                let overhead = reliable.then_some(12 + label.len() + protocol.len());
                 let Some(number) = entry.channel_opened(channel, &label, ours) else {
                     entry.link.close_channel(now, channel);
                     return;
@@ -314,11 +325,12 @@ impl Net {
                 if number == 0 {
                     entry.open = true;
                     entry.publish_negotiated();
-                    entry.peer.open_channel(0);
+                    // The engine doesn't tell how the peer's channels deliver; the built-in one does as ours would.
+                    let promised = mode.or(self.shared.config.data) != Some(crate::DataMode::Unreliable);
+                    entry.peer.open_channel(0, overhead.filter(|_| promised));
                     self.mesh.handle(time, Input::ChannelOpen { link: id });
                 } else {
-                    entry.peer.open_channel(number);
-                    let reliable = mode != Some(crate::DataMode::Unreliable);
+                    entry.peer.open_channel(number, overhead);
                     let peer = entry.peer.id.clone();
                     self.shared.events.push(Event::ChannelOpen {
                         peer,
@@ -331,7 +343,7 @@ impl Net {
             }
             LinkEvent::ChannelClosed { id: channel } => {
                 if let Some(number) = entry.channel_closed(channel) {
-                    entry.peer.close_channel(number);
+                    entry.end_channel(number, &self.shared, !self.closing);
                     let peer = entry.peer.id.clone();
                     self.shared.events.push(Event::ChannelClosed { peer, channel: number });
                 }
@@ -549,6 +561,7 @@ impl Net {
     /// Says goodbye on every link and lets the datagrams leave.
     fn finish(mut self) {
         let now = Instant::now();
+        self.closing = true;
         self.mesh.handle(self.time(now), Input::Close);
         while let Some(action) = self.mesh.poll() {
             self.act(action);
