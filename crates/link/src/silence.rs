@@ -143,6 +143,11 @@ impl Silence {
 }
 
 impl Link {
+    /// When the last datagram came from the peer's side of the pair in use; the beginning of the link, if none did.
+    pub fn last_heard(&self) -> Instant {
+        self.silence.heard
+    }
+
     /// What the engine is told that the time is.
     pub(crate) fn engine_time(&self, now: Instant) -> Instant {
         let silence = &self.silence;
