@@ -20,6 +20,7 @@ mod frame;
 mod framer;
 #[cfg(feature = "h264")]
 mod h264;
+mod jitter;
 mod mixer;
 mod opus;
 mod pacing;
@@ -38,12 +39,14 @@ pub use frame::{
     check_dimensions, i420_len,
 };
 pub use framer::AudioFramer;
+pub use jitter::{AudioChunk, AudioPacket, ChunkSource, JitterBuffer, JitterStats};
 pub use mixer::{
     AudioSource, ElasticBuffer, InputStats, MAX_MIX_INPUTS, Mixed, Mixer, MixerConfig, MixerEvent,
     MixerStats, Pulled,
 };
 pub use opus::{
-    MAX_OPUS_FRAME, OPUS_RATE, OpusDecoder, OpusEncoder, OpusEncoderConfig, is_dtx_packet, opus_packet_frames,
+    MAX_OPUS_FRAME, OPUS_RATE, OpusDecoder, OpusEncoder, OpusEncoderConfig, is_dtx_packet,
+    opus_packet_frames, opus_packet_has_fec,
 };
 pub use resample::{MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, Resampler};
 pub use scale::{Scaler, scale};

@@ -192,6 +192,12 @@ impl OpusDecoder {
         self.run(packet, frame_samples, true, out)
     }
 
+    /// Forgets what was decoded: another stream begins.
+    pub fn reset(&mut self) {
+        // It has no reason to fail, and a decoder that remembers the old stream is no worse than one that can't be made.
+        let _ = self.decoder.reset();
+    }
+
     fn run(
         &mut self,
         packet: &[u8],
@@ -222,6 +228,55 @@ impl OpusDecoder {
 /// Whether a packet made under DTX says no more than "still silent": two bytes at most, so it needn't be sent.
 pub fn is_dtx_packet(packet: &[u8]) -> bool {
     packet.len() <= 2
+}
+
+/// Whether a packet holds a low-rate copy of the frame before it (in-band FEC, RFC 6716 sections 2.1.7 and 4.2.4).
+pub fn opus_packet_has_fec(packet: &[u8]) -> bool {
+    let Some((toc, rest)) = packet.split_first() else { return false };
+    let config = toc >> 3;
+    // Only SILK makes such copies; beyond 15 there is none in the packet.
+    if config > 15 {
+        return false;
+    }
+    let Some(first) = first_frame(toc & 3, rest).and_then(<[u8]>::first) else { return false };
+    // A frame begins with a flag of voice activity for each 20 ms, then the one we want; for stereo all of it twice.
+    let spans = match config {
+        2 | 6 | 10 => 2,
+        3 | 7 | 11 => 3,
+        _ => 1,
+    };
+    let flag = |place: u8| first >> (7 - place) & 1 == 1;
+    let stereo = toc & 4 != 0;
+    flag(spans) || stereo && flag(2 * spans + 1)
+}
+
+/// The first frame of a packet, or what begins with it, behind the lengths (RFC 6716 section 3.2).
+fn first_frame(code: u8, rest: &[u8]) -> Option<&[u8]> {
+    // A length of a frame takes one byte below 252, else two.
+    let skip_length = |rest: &[u8]| Some(if *rest.first()? < 252 { 1 } else { 2 });
+    match code {
+        0 | 1 => Some(rest),
+        2 => match rest {
+            [0, ..] => None,
+            _ => rest.get(skip_length(rest)?..),
+        },
+        _ => {
+            let (count, mut rest) = rest.split_first()?;
+            if count & 0x40 != 0 {
+                let padding = rest.iter().take_while(|byte| **byte == 255).count() + 1;
+                rest = rest.get(padding..)?;
+            }
+            if count & 0x80 != 0 {
+                if rest.first() == Some(&0) && count & 0x3f > 1 {
+                    return None;
+                }
+                for _ in 1..count & 0x3f {
+                    rest = rest.get(skip_length(rest)?..)?;
+                }
+            }
+            Some(rest)
+        }
+    }
 }
 
 /// Samples a channel, at 48 kHz, that a packet holds by its own table of contents.
