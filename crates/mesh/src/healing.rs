@@ -14,6 +14,9 @@ const FIRST: Duration = Duration::from_millis(1500);
 const MOST: Duration = Duration::from_secs(4);
 /// A link that was connected for this long was well: its next trouble is a new one.
 const WELL: Duration = Duration::from_secs(10);
+/// A link that comes back by itself after that is restarted all the same: consent to send has expired after 30 s without an
+/// answer (RFC 7675, section 5.1), of which the link was silent for the last ones.
+const CONSENT: Duration = Duration::from_secs(25);
 /// While another negotiation is in the middle.
 const BUSY: Duration = Duration::from_millis(200);
 /// A restart for a changed address that is not answered is given up after so many repetitions, if the link works.
@@ -48,7 +51,11 @@ impl Mesh {
     /// that is an address that they don't know yet.
     pub(crate) fn ice_restarted(&mut self, id: &PeerId) {
         let (now, enabled, wait) = (self.now, self.config.retry.enabled, self.rng.jitter(MOST).max(LEAST));
-        let Some(link) = self.link_mut(id).filter(|link| link.is_silent() && enabled) else { return };
+        let Some(link) = self.link_mut(id).filter(|link| link.is_silent()) else { return };
+        link.healing.renewed = true;
+        if !enabled {
+            return;
+        }
         link.healing.due = Some(now + wait + if link.offerer { Duration::ZERO } else { SECOND });
     }
 
@@ -190,13 +197,18 @@ impl Mesh {
 }
 
 impl Link {
-    /// It is connected (again).
-    pub(crate) fn mark_well(&mut self, now: Time) {
+    /// It is connected (again). `enabled`: restarts are made at all.
+    pub(crate) fn mark_well(&mut self, now: Time, enabled: bool) {
         let healing = &mut self.healing;
-        if healing.silent_since.take().is_some() {
+        let renewed = std::mem::take(&mut healing.renewed);
+        if let Some(since) = healing.silent_since.take() {
             healing.connected_at = now;
             // What was repeated into the silence doesn't count.
             self.resends = 0;
+            if now.since(since) >= CONSENT && !renewed && enabled {
+                healing.due = Some(now.max(healing.earliest()));
+                return;
+            }
         }
         // A restart whose offer the peer may have must be brought to its end: the peer has new credentials.
         if !healing.restarting {

@@ -389,7 +389,7 @@ impl Mesh {
             link.deadline = busy.then(|| self.now + self.config.connect_timeout);
             link.healing.connected_at = self.now;
         }
-        link.mark_well(self.now);
+        link.mark_well(self.now, self.config.retry.enabled);
         let open = link.channel_open || !self.config.data;
         self.set_state(id, PeerState::Connected, Reason::LinkUp);
         if open {

@@ -167,6 +167,8 @@ pub(crate) struct Healing {
     pub(crate) restarted_at: Option<Time>,
     /// An address changed, which is why.
     pub(crate) moved: bool,
+    /// ICE was restarted since the link fell silent.
+    pub(crate) renewed: bool,
 }
 
 impl Link {

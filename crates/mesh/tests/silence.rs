@@ -218,6 +218,21 @@ fn nothing_is_restarted_while_signaling_is_away_and_everything_silent_when_it_is
 }
 
 #[test]
+fn a_link_that_comes_back_by_itself_is_restarted_if_consent_had_expired() {
+    for (silent, wanted) in [(20, 0), (26, 1)] {
+        let mut bench = answered("z", "a");
+        let link = bench.link("a");
+        bench.give(Input::SignalingLost);
+        bench.give(state(link, LinkState::Disconnected));
+        bench.wait(Duration::from_secs(silent));
+        assert_eq!(restarts(&bench.give(state(link, LinkState::Connected))), 0);
+        assert_eq!(bench.state("a"), PeerState::Connected);
+        assert_eq!(restarts(&bench.give(Input::SignalingRestored)), wanted, "{silent} s");
+        assert_eq!(restarts(&bench.wait(Duration::from_secs(5))), 0);
+    }
+}
+
+#[test]
 fn a_silent_link_is_given_up_after_grace_with_its_reason() {
     let mut bench = offered("a", "z");
     let link = bench.link("z");
