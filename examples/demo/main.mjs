@@ -2,8 +2,8 @@
 // The demo: signaling, a web page, and a Node peer that blurs what is behind you.
 
 import { parseArgs } from 'node:util'
+import { serveWeb } from '../common/web-server.mjs'
 import { startPipelinePeer } from './pipeline-peer.mjs'
-import { serveWeb } from './web-server.mjs'
 
 const PEER_ID = 'blur'
 const ROOM = 'demo'
@@ -94,7 +94,12 @@ async function startDemo({ port, host, codec, log }) {
     for (const closer of closers.splice(0).reverse()) await closer()
   }
   try {
-    const web = await serveWeb({ port, host, config: { peer: PEER_ID, room: ROOM } })
+    const web = await serveWeb({
+      port,
+      host,
+      page: new URL('./page/', import.meta.url),
+      config: { peer: PEER_ID, room: ROOM },
+    })
     closers.push(() => web.close())
     const signaling = await webrtc.SignalingServer.listen({
       server: web.server,
