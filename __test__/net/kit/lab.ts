@@ -347,14 +347,25 @@ export class Host {
 
   /** Loses this share (0 to 1) of the packets of each direction, by nftables. 0: none. */
   lose(share: number): void {
-    const router = this.segment.router.space
-    const drop = `numgen random mod 10000 < ${Math.round(share * 10_000)} drop`
-    router.nft(`table netdev lose-${this.port}
+    const rule = (hook: string) => `{
+    type filter hook ${hook} device "${this.port}" priority 1;
+    counter name seen
+    numgen random mod 10000 < ${Math.round(share * 10_000)} counter name lost drop
+  }`
+    this.segment.router.space.nft(`table netdev lose-${this.port}
 delete table netdev lose-${this.port}
 table netdev lose-${this.port} {
-  chain in { type filter hook ingress device "${this.port}" priority 1; ${drop}; }
-  chain out { type filter hook egress device "${this.port}" priority 1; ${drop}; }
+  counter seen { }
+  counter lost { }
+  chain in ${rule('ingress')}
+  chain out ${rule('egress')}
 }`)
+  }
+
+  /** Packets seen and lost since the last `lose`. */
+  losses(): { seen: number; lost: number } {
+    const { seen = 0, lost = 0 } = this.segment.router.space.counters(`netdev lose-${this.port}`)
+    return { seen, lost }
   }
 
   /** Limits both directions to so many bits a second, by `tbf`, with a queue of so many milliseconds. */
