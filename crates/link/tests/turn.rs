@@ -272,6 +272,25 @@ fn a_forged_error_loses_against_the_right_answer() {
 }
 
 #[test]
+fn what_follows_the_integrity_counts_for_nothing() {
+    let mut world = World::clean();
+    world.run(ms(25));
+    let request = Stun::parse(world.bytes_to_server.last().expect("the signed Allocate")).expect("STUN");
+    let relayed = xored("198.51.100.1:5000".parse().expect("an address"), &request.id);
+    let attributes = vec![(RELAYED_ADDRESS, relayed), (MAPPED_ADDRESS, xored(client_addr(), &request.id))];
+    let answer = Stun { method: ALLOCATE, class: 2, id: request.id, attributes };
+    let mut bytes = answer.encode(Some(&key("alice", "relay.test", "secret")));
+    // An attribute more, and the length says so; the integrity holds all the same.
+    bytes.extend_from_slice(&[0, LIFETIME as u8, 0, 4, 0, 0, 2, 0x58]);
+    let length = (bytes.len() - 20) as u16;
+    bytes[2..4].copy_from_slice(&length.to_be_bytes());
+    let now = world.at();
+    assert!(world.client.handle_data(now, &bytes));
+    world.run(ms(1));
+    assert_eq!(world.told(), [&failed(TurnError::Protocol("an allocation without a lifetime"))]);
+}
+
+#[test]
 fn another_server_is_reported() {
     let mut world = World::clean();
     let request = Stun::parse(&world.client.poll_transmit().expect("an Allocate")).expect("STUN");
