@@ -79,7 +79,9 @@ const end = start + Number(values.seconds) * 1000
 while (performance.now() < end) {
   const now = performance.now()
   if (now - start >= (shown * 1000) / fps) {
-    const picture = pool[shown % pool.length]
+    // There and back, so that nothing jumps.
+    const turn = shown % (2 * pool.length - 2)
+    const picture = pool[turn < pool.length ? turn : 2 * pool.length - 2 - turn]
     stamp(picture, shown % 2 ** BITS)
     const frame = VideoFrame.from(picture, {
       format: 'I420',

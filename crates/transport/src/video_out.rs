@@ -102,7 +102,9 @@ impl VideoOut {
                     continue;
                 }
                 let bps = members.iter().map(|n| receivers[*n].1).fold(f64::INFINITY, f64::min);
-                match self.encode_one(&mut scaled, config, (codec, level), full, bps) {
+                // What is not known to be narrow is not taken for it: rate control may exceed its bitrate there.
+                let path = members.iter().filter_map(|n| targets[*n].video_bps()).min().map(f64::from);
+                match self.encode_one(&mut scaled, config, (codec, level), full, bps, path) {
                     Ok(Some(frame)) => shared.commands.push(Command::Video {
                         source: self.rungs[&(codec, level)].source.clone(),
                         codec,
@@ -128,6 +130,7 @@ impl VideoOut {
         key: (VideoCodec, usize),
         full: Format,
         bps: f64,
+        path: Option<f64>,
     ) -> Result<Option<EncodedFrame>, String> {
         let now = Instant::now();
         let timestamp_us = scaled.full.timestamp_us();
@@ -161,7 +164,8 @@ impl VideoOut {
         if too_soon(&mut rung.last_timestamp_us, timestamp_us, rung.format.fps) {
             return Ok(None);
         }
-        let left_out = rung.debt.too_high(now, bps);
+        let path = path.unwrap_or(f64::INFINITY).max(bps);
+        let left_out = rung.debt.too_high(now, path);
         // Just after a step down rate control is still on its way.
         if rung.lowered.is_none_or(|at| now - at > SETTLES) {
             rung.hardness.learn(left_out);
@@ -175,7 +179,7 @@ impl VideoOut {
         if let Some(frame) = &encoded {
             let bits = frame.data.len() as f64 * 8.0;
             rung.debt.bits += bits;
-            if !frame.keyframe && bits > bps * MAX_DEBT.as_secs_f64() {
+            if !frame.keyframe && bits > path * MAX_DEBT.as_secs_f64() {
                 rung.hardness.too_hard();
             }
             if frame.keyframe {
@@ -188,12 +192,16 @@ impl VideoOut {
 }
 
 impl Debt {
-    /// Whether the next picture is better left out.
-    fn too_high(&mut self, now: Instant, bps: f64) -> bool {
+    /// Whether the next picture is better left out, on a path that carries this much.
+    fn too_high(&mut self, now: Instant, path: f64) -> bool {
         let passed = self.at.replace(now).map_or(Duration::ZERO, |at| now - at);
+        if path.is_infinite() {
+            self.bits = 0.0;
+            return false;
+        }
         // What was made is on its way; what was not made is not saved up.
-        self.bits = (self.bits - bps * passed.as_secs_f64()).clamp(0.0, bps * MAX_DEBT.as_secs_f64());
-        self.bits > bps * DEBT.as_secs_f64()
+        self.bits = (self.bits - path * passed.as_secs_f64()).clamp(0.0, path * MAX_DEBT.as_secs_f64());
+        self.bits > path * DEBT.as_secs_f64()
     }
 }
 
