@@ -26,6 +26,15 @@ impl Net {
         self.drive_gather(now);
     }
 
+    /// A link restarts ICE: is what is known of our addresses still true?
+    pub(super) fn look_again(&mut self, now: Instant) {
+        for relay in self.ports.relays_mut() {
+            relay.check(now);
+        }
+        self.gather.refresh(now);
+        self.drive_gather(now);
+    }
+
     /// Lets relays and gathering talk until neither has anything left to say.
     pub(super) fn drive_gather(&mut self, now: Instant) {
         if self.gather.poll_timeout().is_some_and(|at| at <= now) {

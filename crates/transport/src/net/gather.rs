@@ -18,6 +18,8 @@ use crate::{IceTransportPolicy, StunServer, TurnServer};
 const COMPLETE_AFTER: Duration = Duration::from_secs(8);
 /// How often a mapped address is asked for again: the binding in a NAT lives on, and a new one is noticed (RFC 8445, appendix B.3).
 const STUN_EVERY: Duration = Duration::from_secs(15);
+/// Servers are not asked more often than this, however many links restart ICE.
+const REFRESH_EVERY: Duration = Duration::from_secs(1);
 /// First and longest wait before something that failed is tried again.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_LONGEST: Duration = Duration::from_secs(60);
@@ -72,6 +74,7 @@ pub(crate) struct Gather {
     begun: bool,
     complete: bool,
     deadline: Instant,
+    refreshed: Option<Instant>,
     reported: HashSet<(String, String)>,
     out: VecDeque<Do>,
 }
@@ -121,6 +124,7 @@ impl Gather {
             begun: false,
             complete: false,
             deadline: now + COMPLETE_AFTER,
+            refreshed: None,
             reported: HashSet::new(),
             out: VecDeque::new(),
         };
@@ -179,6 +183,29 @@ impl Gather {
             });
         }
         self.relays.handle_timeout(now);
+        self.settle(now);
+    }
+
+    /// A link restarts ICE, so a NAT may have forgotten us: what do STUN servers see now?
+    pub(crate) fn refresh(&mut self, now: Instant) {
+        if self.refreshed.is_some_and(|at| now.saturating_duration_since(at) < REFRESH_EVERY) {
+            return;
+        }
+        self.refreshed = Some(now);
+        let mut any = false;
+        for base in self.hosts.keys().copied().collect::<Vec<_>>() {
+            self.drive_probes(now, base, |probe| {
+                // One that nobody answered on this socket waits for its turn.
+                if probe.client.is_none() && probe.mapped.is_some() {
+                    probe.client = Some(StunClient::new(now, probe.address));
+                    (probe.next, probe.tried) = (None, false);
+                    any = true;
+                }
+            });
+        }
+        if any {
+            self.begin(now);
+        }
         self.settle(now);
     }
 

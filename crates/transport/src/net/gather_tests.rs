@@ -199,6 +199,26 @@ fn a_mapped_address_is_found_kept_alive_and_replaced() {
 }
 
 #[test]
+fn an_ice_restart_asks_again_what_the_nat_shows_and_not_more_than_once_a_second() {
+    let mut bench = Bench::new(IceTransportPolicy::All, vec![stun("198.51.100.3")], vec![]);
+    let base = addr(V4_BASE);
+    bench.addresses(&[HOST]);
+    bench.answer(base, "203.0.113.7:61000");
+    bench.run(Duration::from_secs(5));
+    bench.gather.refresh(bench.now);
+    assert!(matches!(&bench.take()[..], [Do::Send { .. }]));
+    assert!(!bench.gather.is_complete(), "the end of candidates waits for the answer");
+    let done = bench.answer(base, "203.0.113.7:62000");
+    let (old, new) = (srflx("203.0.113.7:61000", base), srflx("203.0.113.7:62000", base));
+    assert_eq!(done, [Do::Remove(old), Do::Add(new), Do::Complete]);
+    bench.gather.refresh(bench.now);
+    assert_eq!(bench.take(), []);
+    bench.run(REFRESH_EVERY);
+    bench.gather.refresh(bench.now);
+    assert!(matches!(&bench.take()[..], [Do::Send { .. }]));
+}
+
+#[test]
 fn an_address_that_is_no_ones_but_ours_is_no_candidate_of_its_own() {
     let mut bench = Bench::new(IceTransportPolicy::All, vec![stun("198.51.100.3")], vec![]);
     bench.addresses(&[HOST]);

@@ -80,13 +80,17 @@ impl Net {
 
     /// A description was made. It has a new name after an ICE restart; and the peer must know our addresses, those as well that
     /// are found later.
-    pub(super) fn send_candidates(&mut self, time: Time, link: LinkId) {
+    pub(super) fn send_candidates(&mut self, now: Instant, link: LinkId) {
+        let time = self.time(now);
         let Some(entry) = self.links.get_mut(&link) else { return };
         let ufrag = entry.link.local_ufrag();
         if entry.generation.as_ref() != Some(&ufrag) {
             self.demux.add_ufrag(ufrag.clone(), link);
-            entry.generation = Some(ufrag);
+            let restart = entry.generation.replace(ufrag).is_some();
             entry.candidates_done = false;
+            if restart {
+                self.look_again(now);
+            }
         }
         self.tell_candidates(time, link);
     }

@@ -381,13 +381,13 @@ impl Net {
             Action::CreateOffer { link, ice_restart } => {
                 let result = self.on_link(link, |l| l.create_offer(now, ice_restart));
                 self.report(time, link, result, |link, sdp| Input::OfferCreated { link, sdp });
-                self.send_candidates(time, link);
+                self.send_candidates(now, link);
             }
             Action::AcceptOffer { link, sdp } => {
                 let result = self.on_link(link, |l| l.accept_offer(now, &sdp));
                 self.report(time, link, result, |link, sdp| Input::AnswerCreated { link, sdp });
                 self.publish_negotiated(link);
-                self.send_candidates(time, link);
+                self.send_candidates(now, link);
             }
             Action::AcceptAnswer { link, sdp } => {
                 let result = self.on_link(link, |l| l.accept_answer(now, &sdp));
