@@ -23,6 +23,7 @@ mod engine;
 mod error;
 mod event;
 mod first_flight;
+mod hold;
 mod incoming;
 mod link;
 mod local;

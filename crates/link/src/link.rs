@@ -7,6 +7,7 @@ use crate::engine::{self, Ssrcs};
 use crate::error::LinkError;
 use crate::event::{IceState, LinkEvent, LinkState, MessageKind, Negotiated, Transmit};
 use crate::first_flight::FirstFlight;
+use crate::hold::Hold;
 use crate::local::Local;
 use crate::media::RtpOut;
 use crate::mirror::Mirror;
@@ -103,6 +104,7 @@ pub struct Link {
     pub(crate) queued_messages: usize,
     pub(crate) queued_message_bytes: usize,
     paused: bool,
+    hold: Hold,
     held: VecDeque<(SocketAddr, SocketAddr, Bytes)>,
     pub(crate) resend: Resend,
     pub(crate) silence: Silence,
@@ -173,6 +175,7 @@ impl Link {
             queued_messages: 0,
             queued_message_bytes: 0,
             paused: false,
+            hold: Hold::default(),
             held: VecDeque::new(),
             resend: Resend::default(),
             silence: Silence::new(now),
@@ -271,6 +274,7 @@ impl Link {
             _ => {}
         }
         if self.paused
+            && !self.hold.is_on()
             && self.queued_messages < MAX_QUEUED_MESSAGES / 2
             && self.queued_message_bytes < MAX_QUEUED_MESSAGE_BYTES / 2
         {
@@ -280,6 +284,19 @@ impl Link {
             self.timeout = Some(self.now);
         }
         Some(event)
+    }
+
+    /// While `hold`, messages stay with the engine, whose receive window tells the peer to wait: nothing is lost, and media goes on.
+    /// Those that wait in [`Link::poll_event`] already are still given out, and one more every two seconds: a sender that has nothing
+    /// acknowledged for a minute would give up for good.
+    pub fn hold_messages(&mut self, now: Instant, hold: bool) {
+        if !self.hold.set(hold) {
+            return;
+        }
+        self.now = self.now.max(now);
+        self.drain(self.now);
+        // As above.
+        self.timeout = Some(self.now);
     }
 
     /// `RTCPeerConnectionState`.
@@ -381,9 +398,20 @@ impl Link {
         loop {
             let mut any = false;
             loop {
-                self.paused = self.queued_messages >= MAX_QUEUED_MESSAGES
+                self.paused = self.hold.is_on()
+                    || self.queued_messages >= MAX_QUEUED_MESSAGES
                     || self.queued_message_bytes >= MAX_QUEUED_MESSAGE_BYTES;
-                let next = if self.paused { self.pc.poll_media_read() } else { self.pc.poll_read() };
+                let next = if !self.paused {
+                    self.pc.poll_read()
+                } else if let Some(media) = self.pc.poll_media_read() {
+                    Some(media)
+                } else if self.hold.may_pass(now) {
+                    let message = self.pc.poll_data_read();
+                    self.hold.passed(now, message.as_ref().map_or(0, data_len));
+                    message
+                } else {
+                    None
+                };
                 let Some(message) = next else { break };
                 any = true;
                 self.engine_message(self.our_time(message.now), message.message);
@@ -520,7 +548,7 @@ impl Link {
         {
             next = Some(next.map_or(at, |n| n.min(at)));
         }
-        if let Some(at) = self.pacer.next_at() {
+        for at in [self.pacer.next_at(), self.hold.next_at(self.now)].into_iter().flatten() {
             next = Some(next.map_or(at, |n| n.min(at)));
         }
         self.timeout = next;
@@ -555,5 +583,13 @@ impl Link {
 impl std::fmt::Debug for Link {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Link").field("state", &self.state).field("ice", &self.ice).finish_non_exhaustive()
+    }
+}
+
+/// The bytes of a message of a data channel.
+fn data_len(message: &rtc::peer_connection::message::TaggedRTCMessage) -> usize {
+    match &message.message {
+        rtc::peer_connection::message::RTCMessage::DataChannelMessage(_, message) => message.data.len(),
+        _ => 0,
     }
 }

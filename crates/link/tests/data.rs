@@ -224,3 +224,47 @@ fn a_sleeping_reader_slows_the_sender_and_loses_nothing() {
         pair.peers[B].messages.len()
     );
 }
+
+#[test]
+fn a_peer_whose_messages_are_held_waits_loses_nothing_and_goes_on_within_seconds() {
+    let mut pair = Pair::open(8, Path::default(), data_only(), data_only());
+    let now = pair.instant();
+    pair.peers[B].link.hold_messages(now, true);
+    let channel = pair.peers[A].channel.expect("open");
+    let mut accepted = 0u32;
+    // A minute and a half: longer than a sender's patience when nothing is acknowledged.
+    for _ in 0..3000 {
+        let now = pair.instant();
+        let message = [accepted.to_be_bytes().to_vec(), vec![0; 16 * 1024]].concat();
+        match pair.peers[A].link.send_message(now, channel, MessageKind::Binary, &message) {
+            Ok(()) => accepted += 1,
+            Err(LinkError::BufferFull) => {}
+            Err(other) => panic!("{other}"),
+        }
+        pair.settle();
+        pair.run_for(ms(30));
+    }
+    let passed = pair.peers[B].messages.len();
+    // Half a MiB every ten seconds.
+    assert!((200..=330).contains(&passed), "{passed} messages passed in 90 s");
+    assert!(pair.both_connected());
+    let waits = pair.peers[A].link.buffered_amount(channel);
+    let held = (accepted as usize - passed) * 16 * 1024 - waits;
+    assert!(held < 12 << 20, "{held} bytes are held here, {waits} there");
+    assert!(waits > 1 << 20, "{waits} bytes wait at the sender");
+    pair.send(B, MessageKind::Text, b"the other way is open");
+    assert!(pair.run_until(Duration::from_secs(1), |p| p.peers[A].messages.len() == 1));
+    let now = pair.instant();
+    pair.peers[B].link.hold_messages(now, false);
+    pair.settle();
+    let all = |p: &Pair| p.peers[B].messages.len() == accepted as usize;
+    let released = pair.now;
+    assert!(
+        pair.run_until(Duration::from_secs(20), all),
+        "{} of {accepted} within 20 s",
+        pair.peers[B].messages.len()
+    );
+    println!("all {accepted} were there {:?} after the release", pair.now - released);
+    let numbers = pair.peers[B].messages.iter().map(|m| u32::from_be_bytes([m.2[0], m.2[1], m.2[2], m.2[3]]));
+    assert!(numbers.eq(0..accepted), "in order, each once");
+}
