@@ -41,6 +41,11 @@ export interface NodeContext {
   readonly timestampUs: number
   /** This node's own, for as long as its instance lives: keep state here, not in the definition. */
   readonly state: Record<string, unknown>
+  /**
+   * Aborted when the call has passed the node's deadline: nobody waits for its result any more, and its input is closed. Hand it to
+   * what you wait for (`fetch`, timers).
+   */
+  readonly signal: AbortSignal
   /** Gives an item out at an output, by name; for nodes with several outputs or several items. */
   emit(port: string, item: VideoFrame | RuntimeData): void
 }
@@ -56,7 +61,8 @@ export interface NodeDefinition<I extends Record<string, PortKind> = Record<stri
   params?: Record<string, unknown>
   /**
    * Processes one item. Its inputs are closed when what it returns has settled; what it returns is handed on. It may be a function,
-   * return a promise, or be an async generator. One that throws is handled by the node's `on_error`.
+   * return a promise, or be an async generator. One that throws, or has not settled by the node's `deadline_ms` (2 s where it
+   * takes audio, pictures or `any`, else 30 s), is handled by its `on_error`.
    */
   process(
     input: NodeInputs[I[keyof I]],

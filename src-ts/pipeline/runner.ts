@@ -26,6 +26,8 @@ export class PipelineRunner implements Disposable {
   readonly #nodes = new Map<string, NodeDefinition>()
   /** State of JavaScript nodes, by instance and node. */
   readonly #states = new Map<string, Record<string, unknown>>()
+  /** Calls of JavaScript nodes that have not settled. */
+  readonly #calls = new Map<number, { cancel(): void }>()
   readonly #requests = new Map<
     number,
     { resolve(data: TransportData | null): void; reject(error: WebRtcError): void }
@@ -79,6 +81,7 @@ export class PipelineRunner implements Disposable {
       reject(new WebRtcError('ERR_CLOSED', 'the pipeline runner is closed'))
     }
     this.#requests.clear()
+    for (const call of [...this.#calls.values()]) call.cancel()
     this.#states.clear()
   }
 
@@ -121,6 +124,7 @@ export class PipelineRunner implements Disposable {
   drain(): void {
     for (const task of this.#native.drain()) {
       if (task.kind === 'call') void this.#call(task)
+      else if (task.kind === 'cancel') this.#calls.get(task.id)?.cancel()
       else if (task.kind === 'release') this.#states.delete(stateKey(task))
       else this.#done(task)
     }
@@ -143,11 +147,20 @@ export class PipelineRunner implements Disposable {
     const { id, item } = task
     const input = fromNative(item!)
     const frame = input.data.kind === 'video' ? input.data.frame : undefined
+    const controller = new AbortController()
+    const cancel = () => {
+      // Nobody waits for it any more. What it holds is given back, and its place is the next one's, even if it never settles.
+      this.#calls.delete(id)
+      this.#native.reply(id, 'it has passed its deadline')
+      frame?.close()
+      controller.abort(new WebRtcError('ERR_ABORTED', 'the call has passed its deadline'))
+    }
+    this.#calls.set(id, { cancel })
     try {
       const node = this.#nodes.get(task.nodeType!)
       if (!node) throw new Error(`node type '${task.nodeType}' is not registered here`)
       const first = Object.keys(node.outputs)[0]!
-      const context = this.#context(task, node, input.timestampUs, frame)
+      const context = this.#context(task, node, input.timestampUs, frame, controller.signal)
       const given = (frame ?? input.data) as NodeInputs[PortKind]
       const result = node.process(given, context)
       if (isIterable(result)) {
@@ -159,6 +172,7 @@ export class PipelineRunner implements Disposable {
     } catch (error) {
       this.#native.reply(id, error instanceof Error ? error.message : String(error))
     } finally {
+      this.#calls.delete(id)
       frame?.close()
     }
   }
@@ -184,6 +198,7 @@ export class PipelineRunner implements Disposable {
     node: NodeDefinition,
     timestampUs: number,
     input: VideoFrame | undefined,
+    signal: AbortSignal,
   ): NodeContext {
     const key = stateKey(task)
     let state = this.#states.get(key)
@@ -198,6 +213,7 @@ export class PipelineRunner implements Disposable {
       params: { ...node.params, ...(JSON.parse(task.params ?? '{}') as Record<string, unknown>) },
       timestampUs,
       state,
+      signal,
       emit: (port, item) => this.#emit(task.id, port, item, input),
     }
   }

@@ -46,9 +46,10 @@ pub struct Port {
 /// Something for JavaScript to do or to know.
 #[napi(object, object_from_js = false)]
 pub struct Task {
-    /// `call`: process an item; `release`: forget a node's state; `done`: an execute ended.
+    /// `call`: process an item; `cancel`: a call has passed its deadline; `release`: forget a node's state; `done`: an
+    /// execute ended.
     pub kind: &'static str,
-    /// `call`: answer with this number. `done`: the number given.
+    /// `call`, `cancel`: the call's number, to answer with. `done`: the number given.
     pub id: f64,
     /// `call`, `release`: the instance of the graph.
     pub instance: Option<f64>,
@@ -70,7 +71,8 @@ pub struct Task {
 
 /// One item that a JavaScript node gives out. A picture travels beside it.
 pub(crate) enum Pending {
-    Call { number: u64, call: Box<ForeignCall> },
+    Call(Box<ForeignCall>),
+    Cancel(u64),
     Release { instance: u64, node: String },
     Done { request: u32, result: Result<Option<Item>, NativeError> },
 }
@@ -84,7 +86,6 @@ pub(crate) struct Inbox {
 
 struct Host {
     inbox: Arc<Inbox>,
-    next: std::sync::atomic::AtomicU64,
 }
 
 /// Runs manifests.
@@ -102,6 +103,28 @@ pub struct JsRunner {
 impl Inbox {
     pub(crate) fn push(&self, pending: Pending) {
         lock(&self.queue).push_back(pending);
+        self.ring();
+    }
+
+    /// A call that JavaScript hasn't got yet needs not go there; of one that it has, it is told.
+    fn cancel(&self, number: u64) {
+        let unsent = {
+            let mut queue = lock(&self.queue);
+            let at = queue.iter().position(|p| matches!(p, Pending::Call(call) if call.number == number));
+            match at {
+                Some(at) => queue.remove(at),
+                None => {
+                    queue.push_back(Pending::Cancel(number));
+                    None
+                }
+            }
+        };
+        if unsent.is_none() {
+            self.ring();
+        }
+    }
+
+    fn ring(&self) {
         if !self.woken.swap(true, Ordering::AcqRel) {
             self.wake.call();
         }
@@ -110,8 +133,11 @@ impl Inbox {
 
 impl ForeignHost for Host {
     fn submit(&self, call: ForeignCall) {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        self.inbox.push(Pending::Call { number, call: Box::new(call) });
+        self.inbox.push(Pending::Call(Box::new(call)));
+    }
+
+    fn cancel(&self, number: u64) {
+        self.inbox.cancel(number);
     }
 
     fn release(&self, instance: u64, node_id: &str) {
@@ -129,7 +155,7 @@ impl JsRunner {
             woken: AtomicBool::new(false),
             wake: Wake::new(&wake)?,
         });
-        let host = Arc::new(Host { inbox: inbox.clone(), next: Default::default() });
+        let host = Arc::new(Host { inbox: inbox.clone() });
         Ok(JsRunner {
             registry: Registry::builtin(),
             runner: Mutex::default(),
@@ -260,7 +286,7 @@ impl JsRunner {
         self.closed.store(true, Ordering::Release);
         // The calls still out are answered by being dropped.
         lock(&self.replies).clear();
-        lock(&self.inbox.queue).retain(|p| !matches!(p, Pending::Call { .. }));
+        lock(&self.inbox.queue).retain(|p| !matches!(p, Pending::Call(_)));
         if let Some(runner) = lock(&self.runner).take() {
             runner.close();
         }
@@ -305,8 +331,10 @@ impl JsRunner {
             error: None,
         };
         match pending {
-            Pending::Call { number, call } => {
-                let ForeignCall { instance, node_id, node_type, port, item, peer, params, reply, .. } = *call;
+            Pending::Call(call) => {
+                let ForeignCall {
+                    number, instance, node_id, node_type, port, item, peer, params, reply, ..
+                } = *call;
                 lock(&self.replies).insert(number, (reply, Vec::new()));
                 Task {
                     instance: Some(instance as f64),
@@ -319,6 +347,7 @@ impl JsRunner {
                     ..empty("call", number as f64)
                 }
             }
+            Pending::Cancel(number) => empty("cancel", number as f64),
             Pending::Release { instance, node } => {
                 Task { instance: Some(instance as f64), node_id: Some(node), ..empty("release", 0.0) }
             }

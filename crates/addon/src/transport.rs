@@ -756,11 +756,5 @@ pub(crate) fn codec_name(codec: VideoCodec) -> &'static str {
 }
 
 fn drop_reason(reason: DropReason) -> String {
-    let name = match reason {
-        DropReason::Queue => "queue",
-        DropReason::Error => "error",
-        DropReason::Overrun => "overrun",
-        DropReason::Closed => "closed",
-    };
-    name.to_owned()
+    reason.name().to_owned()
 }

@@ -71,6 +71,8 @@ pub struct Item {
     pub sequence: Option<u64>,
     /// Whatever the application attached.
     pub metadata: Option<Arc<BTreeMap<String, String>>>,
+    /// The peer it came from, where it came from one. In a node that peers share it tells their items apart.
+    pub source: Option<Arc<str>>,
     /// Something was dropped between this and the one before: what filters state over time may want to start afresh.
     pub discontinuity: bool,
     /// Leads back to whoever waits for what becomes of it.
@@ -206,16 +208,25 @@ impl Item {
             Data::AudioMix(frames) => frames.first().map_or(0, |frame| frame.timestamp_us),
             _ => 0,
         };
-        Item { data, timestamp_us, sequence: None, metadata: None, discontinuity: false, ticket: None }
+        Item {
+            data,
+            timestamp_us,
+            sequence: None,
+            metadata: None,
+            source: None,
+            discontinuity: false,
+            ticket: None,
+        }
     }
 
-    /// Other contents under the same heading: timestamp, sequence, metadata, ticket.
+    /// Other contents under the same heading: timestamp, sequence, metadata, source, ticket.
     pub fn derive(&self, data: Data) -> Item {
         Item {
             data,
             timestamp_us: self.timestamp_us,
             sequence: self.sequence,
             metadata: self.metadata.clone(),
+            source: self.source.clone(),
             discontinuity: self.discontinuity,
             ticket: self.ticket.clone(),
         }

@@ -29,6 +29,14 @@ pub enum NodeError {
         /// The panic's message.
         message: String,
     },
+    /// The node did not answer in time.
+    #[error("node \"{node}\" did not answer within {deadline_ms} ms")]
+    Deadline {
+        /// The node's id.
+        node: String,
+        /// Its deadline.
+        deadline_ms: u64,
+    },
     /// No graph input takes this kind.
     #[error("the graph takes {takes}, not {kind}")]
     NoInput {
@@ -93,10 +101,17 @@ impl NodeError {
         NodeError::Failed { node: String::new(), message: message.into() }
     }
 
+    pub(crate) fn deadline(deadline: std::time::Duration) -> NodeError {
+        NodeError::Deadline { node: String::new(), deadline_ms: deadline.as_millis() as u64 }
+    }
+
     pub(crate) fn at(self, id: &str) -> NodeError {
         match self {
             NodeError::Failed { message, .. } => NodeError::Failed { node: id.to_owned(), message },
             NodeError::Param { problem, .. } => NodeError::Param { node: id.to_owned(), problem },
+            NodeError::Deadline { deadline_ms, .. } => {
+                NodeError::Deadline { node: id.to_owned(), deadline_ms }
+            }
             other => other,
         }
     }

@@ -6,7 +6,6 @@
 use serde_json::{Map, Value};
 
 use crate::error::{ManifestError, either, printable};
-use crate::exec::Policy;
 use crate::spec::{NAME_RULE, is_name};
 
 /// The longest manifest, in bytes: 1 MiB.
@@ -17,7 +16,9 @@ pub const MAX_NODES: usize = 1024;
 pub const MAX_CONNECTIONS: usize = 4096;
 /// The deepest nesting of maps and lists.
 pub const MAX_DEPTH: usize = 32;
-/// The longest queue an edge may ask for.
+/// The longest deadline a node may have: ten minutes.
+pub(crate) const MAX_DEADLINE_MS: u64 = 600_000;
+/// The longest queue a connection may ask for.
 pub(crate) const MAX_QUEUE: usize = 4096;
 
 /// Unknown fields told at most; a text full of them must not make a list as long.
@@ -60,6 +61,9 @@ pub struct NodeDef {
     pub on_error: OnError,
     /// When false, items pass it by: each goes from its input to the outputs of the same kind.
     pub enabled: bool,
+    /// How long it may take from an item's arrival to its answer, in milliseconds, 1 to 600 000. What takes longer is a
+    /// failure, handled by `on_error`. Left out: as [`crate::Plan`] says for nodes that run elsewhere, no limit for others.
+    pub deadline_ms: Option<u64>,
 }
 
 /// Whose a node is.
@@ -106,14 +110,31 @@ pub struct EndPoint {
     pub port: Option<String>,
 }
 
-/// The bound of an edge. It matters where items wait: before a node that runs in JavaScript. Between native nodes nothing
+/// The bound of a connection. It matters where items wait: before a node that runs in JavaScript. Between native nodes nothing
 /// ever waits, so there any bound holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct QueueDef {
     /// Items that may wait, 1 to 4096.
     pub max: Option<usize>,
     /// What happens when they are that many.
-    pub policy: Option<Policy>,
+    pub policy: Option<QueuePolicy>,
+}
+
+/// What happens to an item that finds the queue of its connection full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum QueuePolicy {
+    /// Whatever waits makes room: only the newest is worth having. Usual for pictures and masks.
+    Latest,
+    /// The oldest one waiting makes room, and the one behind it is marked as following a gap. Usual for audio.
+    DropOldest,
+    /// It is dropped itself, and counted.
+    DropNewest,
+    /// It is dropped itself, and whoever waits for its result gets an error.
+    Reject,
+    /// Nothing is dropped here: the instance takes no more items in until there is room. What comes meanwhile waits at
+    /// the entrance of the graph, as its kind does there; data beyond that is refused, which tells its sender to wait.
+    /// Usual for text, JSON and bytes.
+    Block,
 }
 
 impl Manifest {
@@ -235,7 +256,11 @@ impl Walk {
 
     fn node(&mut self, value: &Value, place: &str) -> Result<NodeDef, ManifestError> {
         let fields = map(value, place)?;
-        self.unknown(fields, place, &["id", "node_type", "params", "scope", "on_error", "enabled"]);
+        self.unknown(
+            fields,
+            place,
+            &["id", "node_type", "params", "scope", "on_error", "enabled", "deadline_ms"],
+        );
         let id = required_text(fields, "id", place)?;
         if !is_name(&id) {
             return Err(ManifestError::new(
@@ -266,6 +291,7 @@ impl Walk {
             node_type: required_text(fields, "node_type", place)?,
             scope: word(fields, "scope", place, &scope)?.unwrap_or_default(),
             on_error: word(fields, "on_error", place, &on_error)?.unwrap_or_default(),
+            deadline_ms: self.whole(fields, "deadline_ms", place, MAX_DEADLINE_MS)?,
             id,
             params,
             enabled,
@@ -295,28 +321,35 @@ impl Walk {
     fn queue(&mut self, value: &Value, place: &str) -> Result<QueueDef, ManifestError> {
         let fields = map(value, place)?;
         self.unknown(fields, place, &["max", "policy"]);
-        let max = match present(fields, "max") {
-            None => None,
-            Some(value) => match value.as_u64() {
-                Some(max) if (1..=MAX_QUEUE as u64).contains(&max) => Some(max as usize),
-                _ => {
-                    let problem = format!("is {}, not a whole number from 1 to {MAX_QUEUE}", describe(value));
-                    return Err(ManifestError::new(format!("{place}.max"), problem));
-                }
-            },
-        };
-        if fields.get("policy").and_then(Value::as_str) == Some("block") {
-            let problem =
-                "block is not built: a node can't hold up the network; use reject, drop_oldest or latest";
-            return Err(ManifestError::new(format!("{place}.policy"), problem));
-        }
+        let max = self.whole(fields, "max", place, MAX_QUEUE as u64)?.map(|max| max as usize);
         let policies = [
-            ("latest", Policy::Latest),
-            ("drop_oldest", Policy::DropOldest),
-            ("drop-oldest", Policy::DropOldest),
-            ("reject", Policy::Reject),
+            ("latest", QueuePolicy::Latest),
+            ("drop_oldest", QueuePolicy::DropOldest),
+            ("drop-oldest", QueuePolicy::DropOldest),
+            ("drop_newest", QueuePolicy::DropNewest),
+            ("drop-newest", QueuePolicy::DropNewest),
+            ("reject", QueuePolicy::Reject),
+            ("block", QueuePolicy::Block),
         ];
         Ok(QueueDef { max, policy: word(fields, "policy", place, &policies)? })
+    }
+
+    /// A whole number of at least 1, where it is given.
+    fn whole(
+        &self,
+        fields: &Map<String, Value>,
+        name: &str,
+        place: &str,
+        most: u64,
+    ) -> Result<Option<u64>, ManifestError> {
+        let Some(value) = present(fields, name) else { return Ok(None) };
+        match value.as_u64() {
+            Some(number) if (1..=most).contains(&number) => Ok(Some(number)),
+            _ => {
+                let problem = format!("is {}, not a whole number from 1 to {most}", describe(value));
+                Err(ManifestError::new(format!("{place}.{name}"), problem))
+            }
+        }
     }
 }
 
@@ -381,7 +414,8 @@ fn word<T: Copy>(
     let Some(value) = present(fields, name) else { return Ok(None) };
     let found = value.as_str().and_then(|text| words.iter().find(|(word, _)| *word == text));
     found.map(|(_, meaning)| Some(*meaning)).ok_or_else(|| {
-        let allowed = either(words.iter().map(|(word, _)| word));
+        // Other spellings are taken and not advertised.
+        let allowed = either(words.iter().map(|(word, _)| word).filter(|word| !word.contains('-')));
         ManifestError::new(format!("{place}.{name}"), format!("is {}, not {allowed}", describe(value)))
     })
 }

@@ -2,21 +2,29 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, RwLock, Weak};
+use std::time::Instant;
 
 use serde_json::Value;
 
 use crate::data::Item;
 use crate::error::{ManifestError, NodeError};
 use crate::exec::{Mailbox, MailboxOptions, MailboxStats, Priority, Push, WeakMailbox, WorkerPool, lock};
-use crate::graph::{Answer, Change, Ingress, Instance, Msg, OnFailure, Plan, Surroundings};
+use crate::graph::{
+    Answer, Change, Gate, Ingress, Instance, Msg, OnFailure, Outlets, Plan, Surroundings, Tap,
+};
 use crate::manifest::Manifest;
-use crate::metrics::{NodeMetrics, NodeStats};
+use crate::metrics::{EdgeStats, Metrics, NodeStats};
 use crate::spec::{Params, Registry};
 use crate::ticket::{Outcome, Ticket};
 
 /// Parameters of one foreign node that a session keeps for instances to come.
 const MAX_FOREIGN_PARAMS: usize = 256;
+/// Taps of one session.
+const MAX_TAPS: usize = 256;
+/// Failures told at once, and a second when they go on: a node that fails on every frame must not drown its listener.
+const ERROR_BURST: f64 = 50.0;
+const ERRORS_A_SECOND: f64 = 10.0;
 
 /// A plan at work for a room: each peer has its own instance of the graph, made when its first item comes, and keeps it
 /// until it is removed. Cloning shares the session.
@@ -34,12 +42,17 @@ pub struct SessionOptions {
     pub max_instances: usize,
     /// The line its instances wait in. Default [`Priority::Normal`].
     pub priority: Priority,
-    /// Told of every failure of a node, on the worker where it happens.
+    /// Told of failures of nodes, on the worker where they happen: each one, up to 50 at once and 10 a second.
     pub on_error: Option<ErrorHook>,
+    /// Gets what leaves the graph and no item led to, on the worker: what nodes with a clock of their own give out.
+    pub on_output: Option<OutputHook>,
 }
 
-/// Told of every failure of a node.
+/// Told of failures of nodes.
 pub type ErrorHook = Arc<dyn Fn(ErrorReport) + Send + Sync>;
+
+/// Told whose instance it was, the node's id and what it gave out.
+pub type OutputHook = Arc<dyn Fn(Option<&Arc<str>>, &str, Item) + Send + Sync>;
 
 /// A failure of a node. What becomes of the item is the node's `on_error`; the session goes on.
 #[derive(Debug, Clone)]
@@ -50,6 +63,8 @@ pub struct ErrorReport {
     pub node: String,
     /// What happened.
     pub error: NodeError,
+    /// Failures since the last report that were counted and not told, as there were too many.
+    pub left_out: u64,
 }
 
 /// What became of an item that was pushed.
@@ -66,26 +81,39 @@ pub enum Pushed {
 pub struct SessionStats {
     /// By node, in the order they run; over all peers, also those that left.
     pub nodes: Vec<NodeStats>,
+    /// By connection, in the manifest's order; over all peers, also those that left.
+    pub edges: Vec<EdgeStats>,
     /// The queue before each instance there is now; the name is `None` where it belongs to no peer.
     pub ingress: Vec<(Option<Arc<str>>, MailboxStats)>,
 }
 
 struct Inner {
-    plan: Arc<Plan>,
     pool: WorkerPool,
     options: SessionOptions,
-    metrics: Arc<Vec<NodeMetrics>>,
+    errors: Arc<ErrorLimit>,
+    outlets: Arc<Outlets>,
+    next_tap: AtomicU64,
     state: Mutex<State>,
 }
 
-#[derive(Default)]
 struct State {
+    plan: Arc<Plan>,
+    metrics: Arc<Metrics>,
     closed: bool,
     instances: HashMap<Option<Arc<str>>, Mailbox<Msg>>,
     /// What was changed since the manifest, for instances to come.
-    params: BTreeMap<usize, Params>,
-    foreign_params: BTreeMap<usize, BTreeMap<String, Value>>,
-    enabled: BTreeMap<usize, bool>,
+    params: BTreeMap<Arc<str>, Params>,
+    foreign_params: BTreeMap<Arc<str>, BTreeMap<String, Value>>,
+    enabled: BTreeMap<Arc<str>, bool>,
+}
+
+/// A bucket of reports that fills with time.
+struct ErrorLimit(Mutex<ErrorBucket>);
+
+struct ErrorBucket {
+    left: f64,
+    at: Instant,
+    left_out: u64,
 }
 
 impl Default for SessionOptions {
@@ -95,6 +123,7 @@ impl Default for SessionOptions {
             max_instances: 1024,
             priority: Priority::Normal,
             on_error: None,
+            on_output: None,
         }
     }
 }
@@ -102,13 +131,46 @@ impl Default for SessionOptions {
 impl Session {
     /// A session without instances yet.
     pub fn new(plan: Arc<Plan>, pool: WorkerPool, options: SessionOptions) -> Session {
-        let metrics = new_metrics(&plan);
-        Session { inner: Arc::new(Inner { plan, pool, options, metrics, state: Mutex::default() }) }
+        let state = State {
+            metrics: plan.metrics(None),
+            plan,
+            closed: false,
+            instances: HashMap::new(),
+            params: BTreeMap::new(),
+            foreign_params: BTreeMap::new(),
+            enabled: BTreeMap::new(),
+        };
+        let inner = Inner {
+            pool,
+            errors: Arc::new(ErrorLimit::new()),
+            outlets: Arc::new(Outlets { rest: options.on_output.clone(), taps: RwLock::default() }),
+            options,
+            next_tap: AtomicU64::new(0),
+            state: Mutex::new(state),
+        };
+        Session { inner: Arc::new(inner) }
     }
 
-    /// The plan it runs.
-    pub fn plan(&self) -> &Arc<Plan> {
-        &self.inner.plan
+    /// The plan it runs now.
+    pub fn plan(&self) -> Arc<Plan> {
+        self.inner.plan()
+    }
+
+    /// Runs another plan from each instance's next item on. Nodes whose id and type are in both keep their state, their
+    /// queues and their counters, and get the parameters of the new plan; what a session changed since is forgotten.
+    pub fn reload(&self, plan: Arc<Plan>) -> Result<(), NodeError> {
+        let mut state = lock(&self.inner.state);
+        if state.closed {
+            return Err(NodeError::Closed);
+        }
+        let metrics = plan.metrics(Some((&state.plan, &state.metrics)));
+        state.plan = plan.clone();
+        state.metrics = metrics.clone();
+        state.params.clear();
+        state.foreign_params.clear();
+        state.enabled.clear();
+        send_all(&state, || Msg::Reload { plan: plan.clone(), metrics: metrics.clone() });
+        Ok(())
     }
 
     /// Runs an item through the instance of `peer`, or through the one that belongs to no peer.
@@ -122,8 +184,8 @@ impl Session {
         }
     }
 
-    /// Runs an item through the instance of `peer`; whatever leaves the graph at node `output` (anywhere where `None`)
-    /// goes to `sink`, on a worker. An item may come out several times, or never.
+    /// Runs an item through the instance of `peer`; whatever leaves the graph at `output`, given as `node` or `node.port`
+    /// (anywhere where `None`), goes to `sink`, on a worker. An item may come out several times, or never.
     pub fn push(
         &self,
         peer: Option<&str>,
@@ -131,8 +193,26 @@ impl Session {
         output: Option<&str>,
         sink: Arc<dyn Fn(Item) + Send + Sync>,
     ) -> Result<Pushed, NodeError> {
-        let output = output.map(|id| self.inner.plan.output_index(id)).transpose()?;
+        let output = output.map(|id| self.inner.plan().output(id)).transpose()?;
         self.put(peer, Item { ticket: Some(Ticket::every(output, sink)), ..item })
+    }
+
+    /// Has `hook` told of everything that leaves the graph by an output, given as `node` or `node.port`, of all peers.
+    /// It goes where it goes besides. The number ends it again.
+    pub fn tap(&self, output: &str, hook: OutputHook) -> Result<u64, NodeError> {
+        let output = self.inner.plan().output(output)?;
+        let mut taps = write(&self.inner.outlets.taps);
+        if taps.len() >= MAX_TAPS {
+            return Err(NodeError::Limit { what: "taps", limit: MAX_TAPS });
+        }
+        let id = self.inner.next_tap.fetch_add(1, Ordering::Relaxed);
+        taps.push(Tap { id, output, hook });
+        Ok(id)
+    }
+
+    /// Ends what [`Session::tap`] began. An item under way may still come.
+    pub fn remove_tap(&self, tap: u64) {
+        write(&self.inner.outlets.taps).retain(|known| known.id != tap);
     }
 
     /// Changes a node's parameter in all instances, present and to come, between two items.
@@ -140,23 +220,23 @@ impl Session {
     /// Native nodes' values are checked here. A change that finds an instance's queue of changes full is [`NodeError::Full`]
     /// for that instance only.
     pub fn set_param(&self, node: &str, name: &str, value: Value) -> Result<(), NodeError> {
-        let index = self.inner.plan.index(node)?;
         let mut state = lock(&self.inner.state);
-        let checked = self.inner.plan.change(index, name, &value, state.params.get(&index))?;
+        let (index, id) = state.plan.index(node)?;
+        let checked = state.plan.change(index, name, &value, state.params.get(&id))?;
         match checked {
             Some(params) => {
-                state.params.insert(index, params.clone());
-                send_all(&state, || Msg::Change { node: index, change: Change::Params(params.clone()) });
+                state.params.insert(id.clone(), params.clone());
+                send_all(&state, || Msg::Change { node: id.clone(), change: Change::Params(params.clone()) });
             }
             None => {
-                let kept = state.foreign_params.entry(index).or_default();
+                let kept = state.foreign_params.entry(id.clone()).or_default();
                 if kept.len() >= MAX_FOREIGN_PARAMS && !kept.contains_key(name) {
                     return Err(NodeError::Limit { what: "changed parameters", limit: MAX_FOREIGN_PARAMS });
                 }
                 kept.insert(name.to_owned(), value.clone());
                 send_all(&state, || {
                     let change = Change::ForeignParam(name.to_owned(), value.clone());
-                    Msg::Change { node: index, change }
+                    Msg::Change { node: id.clone(), change }
                 });
             }
         }
@@ -165,18 +245,25 @@ impl Session {
 
     /// Switches a node on or off in all instances, present and to come. Items pass by a node that is off.
     pub fn set_enabled(&self, node: &str, enabled: bool) -> Result<(), NodeError> {
-        let index = self.inner.plan.index(node)?;
         let mut state = lock(&self.inner.state);
-        state.enabled.insert(index, enabled);
-        send_all(&state, || Msg::Change { node: index, change: Change::Enabled(enabled) });
+        let (_, id) = state.plan.index(node)?;
+        state.enabled.insert(id.clone(), enabled);
+        send_all(&state, || Msg::Change { node: id.clone(), change: Change::Enabled(enabled) });
         Ok(())
     }
 
     /// A peer left for good: what waits in its instance is run, then the instance ends. Unknown peers are ignored.
     pub fn remove_peer(&self, peer: &str) {
-        let mailbox = lock(&self.inner.state).instances.remove(&Some(Arc::from(peer)));
-        if let Some(mailbox) = mailbox {
+        let peer: Arc<str> = Arc::from(peer);
+        let (own, common) = {
+            let mut state = lock(&self.inner.state);
+            (state.instances.remove(&Some(peer.clone())), state.instances.get(&None).cloned())
+        };
+        if let Some(mailbox) = own {
             mailbox.drain();
+        }
+        if let Some(mailbox) = common {
+            let _ = mailbox.push(Msg::SourceGone(peer));
         }
     }
 
@@ -188,24 +275,25 @@ impl Session {
 
     /// The counters now.
     pub fn stats(&self) -> SessionStats {
-        let plan = &self.inner.plan;
-        let nodes = self.inner.metrics.iter().enumerate().map(|(index, metrics)| {
-            let (id, node_type) = plan.describe(index);
-            metrics.snapshot(id, node_type)
-        });
-        let mut ingress: Vec<_> = lock(&self.inner.state)
-            .instances
-            .iter()
-            .map(|(peer, mailbox)| (peer.clone(), mailbox.stats()))
-            .collect();
+        let (plan, metrics, mut ingress) = {
+            let state = lock(&self.inner.state);
+            let ingress = state.instances.iter().map(|(peer, mailbox)| (peer.clone(), mailbox.stats()));
+            (state.plan.clone(), state.metrics.clone(), ingress.collect::<Vec<_>>())
+        };
         ingress.sort_by(|a, b| a.0.cmp(&b.0));
-        SessionStats { nodes: nodes.collect(), ingress }
+        let nodes = plan.describe().zip(&metrics.nodes).map(|((id, kind), node)| node.snapshot(id, kind));
+        let edges = plan.edges().zip(&metrics.edges);
+        let edges = edges.map(|((from, to), edge)| edge.snapshot(from.clone(), to.clone()));
+        SessionStats { nodes: nodes.collect(), edges: edges.collect(), ingress }
     }
 
-    fn put(&self, peer: Option<&str>, item: Item) -> Result<Pushed, NodeError> {
-        self.inner.plan.check_input(item.kind())?;
+    fn put(&self, peer: Option<&str>, mut item: Item) -> Result<Pushed, NodeError> {
+        self.inner.plan().check_input(item.kind())?;
         item.data.check()?;
         let kind = item.kind();
+        if item.source.is_none() {
+            item.source = peer.map(Arc::from);
+        }
         let mailbox = self.inner.instance(peer)?;
         match mailbox.push(Msg::Input(item)) {
             Push::Pushed => Ok(Pushed::Queued),
@@ -227,6 +315,10 @@ impl Session {
 }
 
 impl Inner {
+    fn plan(&self) -> Arc<Plan> {
+        lock(&self.state).plan.clone()
+    }
+
     fn instance(&self, peer: Option<&str>) -> Result<Mailbox<Msg>, NodeError> {
         let peer: Option<Arc<str>> = peer.map(Arc::from);
         let mut state = lock(&self.state);
@@ -241,26 +333,37 @@ impl Inner {
         }
         let name = format!("{}/{}", self.options.name, peer.as_deref().unwrap_or("-"));
         let hook = self.options.on_error.clone();
-        let whose = peer.clone();
+        let (whose, limit) = (peer.clone(), self.errors.clone());
         let on_error = move |node: &str, error: &NodeError| {
-            if let Some(hook) = &hook {
-                hook(ErrorReport { peer: whose.clone(), node: node.to_owned(), error: error.clone() });
+            if let Some(hook) = &hook
+                && let Some(left_out) = limit.admit(Instant::now())
+            {
+                let (peer, node) = (whose.clone(), node.to_owned());
+                hook(ErrorReport { peer, node, error: error.clone(), left_out });
             }
         };
         let options = MailboxOptions { name: name.into(), priority: self.options.priority };
-        let mailbox =
-            spawn(&self.plan, &self.pool, options, peer.clone(), self.metrics.clone(), Arc::new(on_error))?;
+        let metrics = state.metrics.clone();
+        let mailbox = spawn(
+            &state.plan,
+            &self.pool,
+            options,
+            peer.clone(),
+            metrics,
+            Arc::new(on_error),
+            self.outlets.clone(),
+        )?;
         for (node, params) in &state.params {
-            mailbox.push(Msg::Change { node: *node, change: Change::Params(params.clone()) });
+            mailbox.push(Msg::Change { node: node.clone(), change: Change::Params(params.clone()) });
         }
         for (node, params) in &state.foreign_params {
             for (name, value) in params {
                 let change = Change::ForeignParam(name.clone(), value.clone());
-                mailbox.push(Msg::Change { node: *node, change });
+                mailbox.push(Msg::Change { node: node.clone(), change });
             }
         }
         for (node, enabled) in &state.enabled {
-            mailbox.push(Msg::Change { node: *node, change: Change::Enabled(*enabled) });
+            mailbox.push(Msg::Change { node: node.clone(), change: Change::Enabled(*enabled) });
         }
         state.instances.insert(peer, mailbox.clone());
         Ok(mailbox)
@@ -284,6 +387,10 @@ impl Drop for Inner {
     }
 }
 
+fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
 fn send_all(state: &State, msg: impl Fn() -> Msg) {
     for mailbox in state.instances.values() {
         if let Push::Refused(_) = mailbox.push(msg()) {
@@ -292,33 +399,62 @@ fn send_all(state: &State, msg: impl Fn() -> Msg) {
     }
 }
 
-fn new_metrics(plan: &Plan) -> Arc<Vec<NodeMetrics>> {
-    Arc::new((0..plan.len()).map(|_| NodeMetrics::default()).collect())
-}
-
 /// A new instance behind its mailbox.
 fn spawn(
     plan: &Arc<Plan>,
     pool: &WorkerPool,
     options: MailboxOptions,
     peer: Option<Arc<str>>,
-    metrics: Arc<Vec<NodeMetrics>>,
+    metrics: Arc<Metrics>,
     on_error: OnFailure,
+    outlets: Arc<Outlets>,
 ) -> Result<Mailbox<Msg>, NodeError> {
     // The instance must not keep its own mailbox, and is there before it: the way back is filled in afterwards.
     let back: Arc<Mutex<Option<WeakMailbox<Msg>>>> = Arc::default();
+    let upgrade = |back: &Mutex<Option<WeakMailbox<Msg>>>| lock(back).as_ref().and_then(WeakMailbox::upgrade);
     let answers = back.clone();
-    let answerer = Arc::new(move |node: usize, id: u64, answer: Answer| {
-        let mailbox = lock(&answers).as_ref().and_then(WeakMailbox::upgrade);
-        if let Some(mailbox) = mailbox {
+    let answerer = Arc::new(move |key: u64, id: u64, answer: Answer| {
+        if let Some(mailbox) = upgrade(&answers) {
             // Refused once the instance is closed; then nobody waits for the answer.
-            let _ = mailbox.push(Msg::Answer { node, id, answer });
+            let _ = mailbox.push(Msg::Answer { key, id, answer });
         }
     });
-    let mut instance = Instance::new(plan.clone(), Surroundings { peer, metrics, answerer, on_error })?;
-    let mailbox = pool.mailbox(options, Ingress::new(), move |msg| instance.handle(msg));
+    let times = back.clone();
+    let later = Arc::new(move |when: Instant, msg: Msg| {
+        if let Some(mailbox) = upgrade(&times) {
+            mailbox.push_at(when, msg);
+        }
+    });
+    let gate = Gate::default();
+    let around = Surroundings { peer, metrics, answerer, on_error, later, outlets, gate: gate.clone() };
+    let mut instance = Instance::new(plan.clone(), around)?;
+    let has_clock = instance.has_clock();
+    let mailbox = pool.mailbox(options, Ingress::new(gate), move |msg| instance.handle(msg));
     *lock(&back) = Some(mailbox.downgrade());
+    if has_clock {
+        mailbox.push(Msg::Start);
+    }
     Ok(mailbox)
+}
+
+impl ErrorLimit {
+    fn new() -> ErrorLimit {
+        ErrorLimit(Mutex::new(ErrorBucket { left: ERROR_BURST, at: Instant::now(), left_out: 0 }))
+    }
+
+    /// Whether one more may be told, and how many before it weren't.
+    fn admit(&self, now: Instant) -> Option<u64> {
+        let mut bucket = lock(&self.0);
+        let filled = now.saturating_duration_since(bucket.at).as_secs_f64() * ERRORS_A_SECOND;
+        bucket.left = (bucket.left + filled).min(ERROR_BURST);
+        bucket.at = now;
+        if bucket.left < 1.0 {
+            bucket.left_out += 1;
+            return None;
+        }
+        bucket.left -= 1.0;
+        Some(std::mem::take(&mut bucket.left_out))
+    }
 }
 
 /// Runs single items through fresh instances, and knows the node types.
@@ -433,8 +569,9 @@ impl Runner {
                 &self.inner.pool,
                 options,
                 None,
-                new_metrics(plan),
+                plan.metrics(None),
                 Arc::new(|_: &str, _: &NodeError| {}),
+                Arc::default(),
             )?;
             state.running.insert(id, mailbox.clone());
             mailbox

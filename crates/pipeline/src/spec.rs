@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -27,6 +28,24 @@ pub trait Node: Send {
     fn set_params(&mut self, params: &Params) -> Result<(), NodeError> {
         let _ = params;
         Ok(())
+    }
+
+    /// For a node with a clock of its own: how often [`Node::tick`] is called. Asked again after each tick. Usual: never.
+    fn tick_every(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Gives out what is due at `now`, between two items. Ticks that could not be run in time are not made up for.
+    ///
+    /// What leaves the graph from here goes to [`crate::SessionOptions::on_output`]: no item led to it.
+    fn tick(&mut self, now: Instant, out: &mut Emit) -> Result<(), NodeError> {
+        let _ = (now, out);
+        Ok(())
+    }
+
+    /// The peer of this [`Item::source`] is gone for good: nothing of it comes any more.
+    fn source_gone(&mut self, source: &str) {
+        let _ = source;
     }
 }
 
@@ -87,6 +106,12 @@ pub struct ParamSpec {
     pub default: Option<Value>,
     /// Whether a manifest must give it.
     pub required: bool,
+    /// It can't change while the node runs: what it names is loaded with the manifest.
+    pub fixed: bool,
+    /// Its unit, such as `dB`, `ms` or `px`; empty where it has none.
+    pub unit: &'static str,
+    /// What it does, in a few words, for the documentation.
+    pub about: &'static str,
 }
 
 /// What a parameter takes.
@@ -110,6 +135,13 @@ pub enum ParamKind {
     Bool,
     /// One of these words.
     Choice(&'static [&'static str]),
+    /// Text.
+    Text {
+        /// Characters at most.
+        most: usize,
+    },
+    /// `#rrggbb` or `#rrggbbaa`.
+    Colour,
 }
 
 /// Checked parameters of a node, defaults filled in.
@@ -166,34 +198,38 @@ impl PortSpec {
 }
 
 impl ParamSpec {
+    fn new(name: &'static str, kind: ParamKind, default: Value) -> ParamSpec {
+        ParamSpec { name, kind, default: Some(default), required: false, fixed: false, unit: "", about: "" }
+    }
+
     /// A number, with the value it has when it isn't given.
     pub fn number(name: &'static str, min: f64, max: f64, default: f64) -> ParamSpec {
-        ParamSpec {
-            name,
-            kind: ParamKind::Number { min, max },
-            default: Some(default.into()),
-            required: false,
-        }
+        ParamSpec::new(name, ParamKind::Number { min, max }, default.into())
     }
 
     /// A whole number, with the value it has when it isn't given.
     pub fn integer(name: &'static str, min: i64, max: i64, default: i64) -> ParamSpec {
-        ParamSpec {
-            name,
-            kind: ParamKind::Integer { min, max },
-            default: Some(default.into()),
-            required: false,
-        }
+        ParamSpec::new(name, ParamKind::Integer { min, max }, default.into())
     }
 
     /// A switch, with the value it has when it isn't given.
     pub fn bool(name: &'static str, default: bool) -> ParamSpec {
-        ParamSpec { name, kind: ParamKind::Bool, default: Some(default.into()), required: false }
+        ParamSpec::new(name, ParamKind::Bool, default.into())
     }
 
     /// One of some words, with the one it is when it isn't given.
     pub fn choice(name: &'static str, words: &'static [&'static str], default: &str) -> ParamSpec {
-        ParamSpec { name, kind: ParamKind::Choice(words), default: Some(default.into()), required: false }
+        ParamSpec::new(name, ParamKind::Choice(words), default.into())
+    }
+
+    /// Text of at most `most` characters, with what it is when it isn't given.
+    pub fn text(name: &'static str, most: usize, default: &str) -> ParamSpec {
+        ParamSpec::new(name, ParamKind::Text { most }, default.into())
+    }
+
+    /// A colour, `#rrggbb` or with opacity `#rrggbbaa`, with what it is when it isn't given.
+    pub fn colour(name: &'static str, default: &str) -> ParamSpec {
+        ParamSpec::new(name, ParamKind::Colour, default.into())
     }
 
     /// The same without a default: it may be left out.
@@ -206,26 +242,56 @@ impl ParamSpec {
         ParamSpec { default: None, required: true, ..self }
     }
 
+    /// The same, but it can't change while the node runs.
+    pub fn fixed(self) -> ParamSpec {
+        ParamSpec { fixed: true, ..self }
+    }
+
+    /// The same with a unit, for the documentation.
+    pub fn unit(self, unit: &'static str) -> ParamSpec {
+        ParamSpec { unit, ..self }
+    }
+
+    /// The same with a few words on what it does, for the documentation.
+    pub fn about(self, about: &'static str) -> ParamSpec {
+        ParamSpec { about, ..self }
+    }
+
     fn check(&self, value: &Value) -> Result<(), String> {
         let ok = match &self.kind {
             ParamKind::Number { min, max } => value.as_f64().is_some_and(|n| (*min..=*max).contains(&n)),
             ParamKind::Integer { min, max } => whole(value).is_some_and(|n| (*min..=*max).contains(&n)),
             ParamKind::Bool => value.is_boolean(),
             ParamKind::Choice(words) => value.as_str().is_some_and(|word| words.contains(&word)),
+            ParamKind::Text { most } => value.as_str().is_some_and(|text| text.chars().count() <= *most),
+            ParamKind::Colour => value.as_str().is_some_and(|text| colour(text).is_some()),
         };
         if ok { Ok(()) } else { Err(format!("is {}, not {}", shown(value), self.kind.describe())) }
     }
 }
 
 impl ParamKind {
-    fn describe(&self) -> String {
+    /// What it takes, in words.
+    pub fn describe(&self) -> String {
         match self {
             ParamKind::Number { min, max } => format!("a number from {min} to {max}"),
             ParamKind::Integer { min, max } => format!("a whole number from {min} to {max}"),
             ParamKind::Bool => "true or false".to_owned(),
             ParamKind::Choice(words) => either(*words),
+            ParamKind::Text { most } => format!("text of at most {most} characters"),
+            ParamKind::Colour => "a colour, #rrggbb or #rrggbbaa".to_owned(),
         }
     }
+}
+
+/// Red, green, blue and opacity.
+fn colour(text: &str) -> Option<[u8; 4]> {
+    let digits = text.strip_prefix('#')?;
+    if !matches!(digits.len(), 6 | 8) || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    let byte = |at: usize| digits.get(at..at + 2).map_or(Some(255), |two| u8::from_str_radix(two, 16).ok());
+    Some([byte(0)?, byte(2)?, byte(4)?, byte(6)?])
 }
 
 /// JavaScript has one number type, so 12.0 is as whole as 12.
@@ -260,6 +326,22 @@ impl Params {
     /// The word of this name.
     pub fn word(&self, name: &str) -> Option<&str> {
         self.0.get(name).and_then(Value::as_str)
+    }
+
+    /// The text of this name.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.0.get(name).and_then(Value::as_str)
+    }
+
+    /// The colour of this name: red, green, blue and opacity.
+    pub fn colour(&self, name: &str) -> Option<[u8; 4]> {
+        self.0.get(name).and_then(Value::as_str).and_then(colour)
+    }
+
+    /// The names of those that differ.
+    pub(crate) fn differences<'a>(&'a self, other: &'a Params) -> impl Iterator<Item = &'a str> {
+        let names = self.0.keys().chain(other.0.keys().filter(|name| !self.0.contains_key(*name)));
+        names.filter(|name| self.0.get(*name) != other.0.get(*name)).map(String::as_str)
     }
 
     /// Checks `given` against the type's parameters. The error is the parameter's name and what is wrong with it.

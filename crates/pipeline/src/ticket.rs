@@ -23,12 +23,25 @@ enum Inner {
     Once(Once),
     /// Every item that leaves by this output (all outputs where `None`) goes to the sink.
     Every {
-        output: Option<usize>,
+        output: Option<Output>,
         sink: Arc<dyn Fn(Item) + Send + Sync>,
     },
 }
 
 struct Once(Mutex<Option<Callback>>);
+
+/// Where items leave a graph: a node, or one output port of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Output {
+    pub node: Arc<str>,
+    pub port: Option<String>,
+}
+
+impl Output {
+    pub fn is(&self, node: &str, port: &str) -> bool {
+        *self.node == *node && self.port.as_deref().is_none_or(|only| only == port)
+    }
+}
 
 impl Ticket {
     /// Resolves once, on whichever thread it happens.
@@ -36,17 +49,17 @@ impl Ticket {
         Ticket { inner: Arc::new(Inner::Once(Once(Mutex::new(Some(Box::new(callback)))))) }
     }
 
-    pub(crate) fn every(output: Option<usize>, sink: Arc<dyn Fn(Item) + Send + Sync>) -> Ticket {
+    pub(crate) fn every(output: Option<Output>, sink: Arc<dyn Fn(Item) + Send + Sync>) -> Ticket {
         Ticket { inner: Arc::new(Inner::Every { output, sink }) }
     }
 
-    /// An item that left the graph at node `output`. False when nobody wanted it.
-    pub(crate) fn deliver(&self, output: usize, mut item: Item) -> bool {
+    /// An item that left the graph at this output of the node of this id. False when nobody wanted it.
+    pub(crate) fn deliver(&self, node: &str, port: &str, mut item: Item) -> bool {
         // The receiver is not part of the graph: the ticket ends here.
         let ticket = item.ticket.take();
         let wanted = match &*self.inner {
             Inner::Once(once) => once.resolve(Ok(Some(item))),
-            Inner::Every { output: only, sink } if only.is_none_or(|only| only == output) => {
+            Inner::Every { output: only, sink } if only.as_ref().is_none_or(|only| only.is(node, port)) => {
                 sink(item);
                 true
             }

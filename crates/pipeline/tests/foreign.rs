@@ -208,7 +208,12 @@ connections: [{{ from: p, to: js, queue: {{ max: 2, policy: {policy} }} }}]
         )
     };
     // At the host: 0 and 1. What of 2..=7 waits, and what becomes of the rest:
-    for (policy, waits) in [("latest", vec![7]), ("drop_oldest", vec![6, 7]), ("reject", vec![2, 3])] {
+    for (policy, waits) in [
+        ("latest", vec![7]),
+        ("drop_oldest", vec![6, 7]),
+        ("drop_newest", vec![2, 3]),
+        ("reject", vec![2, 3]),
+    ] {
         let pool = WorkerPool::new("one", 1, None).unwrap();
         let session =
             Session::new(compile(&manifest(policy), &registry).unwrap(), pool, SessionOptions::default());

@@ -277,12 +277,12 @@ impl RouteTo {
 
 /// A route needs a node that exists; what does not would never send anything.
 fn check(session: &Session, config: &RouteConfig) -> Result<(), TransportError> {
-    if session.plan().output_ids().any(|id| id == config.through) {
+    let plan = session.plan();
+    if plan.has_output(&config.through) {
         return Ok(());
     }
-    let outputs: Vec<_> = session.plan().output_ids().collect();
     let message =
-        format!("'{}' is no output node of the graph; those are: {}", config.through, outputs.join(", "));
+        format!("'{}' is no output node of the graph; those are: {}", config.through, plan.open_outputs());
     Err(TransportError::Config { field: "through", message })
 }
 

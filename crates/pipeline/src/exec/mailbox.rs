@@ -233,6 +233,19 @@ impl<M: Send + 'static> Mailbox<M> {
         outcome
     }
 
+    /// Hands a message to the actor at a time, if it and the pool are still there. It is dropped where there are as many
+    /// timers as there may be.
+    pub(crate) fn push_at(&self, at: Instant, message: M) {
+        let actor = Arc::downgrade(&self.actor);
+        let push = move || {
+            if let Some(actor) = actor.upgrade() {
+                // Refused once it is closed; then nobody waits for it.
+                let _ = Mailbox { actor }.push(message);
+            }
+        };
+        self.actor.pool.at(at, Box::new(push));
+    }
+
     /// Takes nothing in any more, drops what waits and, once it is not running, the handler. Idempotent; doesn't wait.
     pub fn close(&self) {
         self.actor.close();

@@ -1,13 +1,14 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::queue::Edge;
-use super::{Body, GraphInput, Plan, PlanNode};
+use super::{Body, DATA_DEADLINE_MS, GraphInput, MEDIA_DEADLINE_MS, Plan, PlanNode, Target};
 use crate::data::Kind;
 use crate::error::{ManifestError, either, printable};
 use crate::manifest::{
-    ConnectionDef, EndPoint, MAX_CONNECTIONS, MAX_NODES, Manifest, NodeDef, QueueDef, Scope,
+    ConnectionDef, EndPoint, MAX_CONNECTIONS, MAX_DEADLINE_MS, MAX_NODES, Manifest, NodeDef, QueueDef, Scope,
 };
 use crate::spec::{NodeType, Params, PortSpec, Registry};
 
@@ -51,9 +52,9 @@ pub(super) fn compile(manifest: &Manifest, registry: &Registry) -> Result<Plan, 
     let mut inputs = Vec::new();
     for (position, &index) in order.iter().enumerate() {
         let def = &manifest.nodes[index];
-        let mut outs = vec![Vec::new(); types[index].outputs().len()];
-        for wire in wires.iter().filter(|wire| wire.from.0 == index) {
-            outs[wire.from.1].push((place[wire.to.0], wire.to.1));
+        let mut outs: Vec<Vec<Target>> = types[index].outputs().iter().map(|_| Vec::new()).collect();
+        for (edge, wire) in wires.iter().enumerate().filter(|(_, wire)| wire.from.0 == index) {
+            outs[wire.from.1].push(Target { node: place[wire.to.0], port: wire.to.1, edge });
         }
         let mut edges = Vec::new();
         for (port, spec) in types[index].inputs().iter().enumerate() {
@@ -71,18 +72,38 @@ pub(super) fn compile(manifest: &Manifest, registry: &Registry) -> Result<Plan, 
             edges.push(Edge::new(spec.kind, queue));
         }
         let body = body(def, &types[index])?;
+        let deadline = match (def.deadline_ms, &body) {
+            (Some(ms), _) => Some(Duration::from_millis(ms.clamp(1, MAX_DEADLINE_MS))),
+            (None, Body::Foreign { spec, .. }) => Some(usual_deadline(&spec.inputs)),
+            (None, Body::Native { .. }) => None,
+        };
         nodes.push(PlanNode {
             id: def.id.as_str().into(),
             body,
             on_error: def.on_error,
             enabled: def.enabled,
+            deadline,
             outs,
             edges,
         });
     }
     // Items from outside reach the ports in the manifest's order.
     inputs.sort_by_key(|input| (order[input.node], input.port));
-    Ok(Plan { nodes, inputs, warnings: manifest.warnings.clone() })
+    let edges = wires.iter().map(|wire| {
+        let end = |(node, port): (usize, usize), ports: &[PortSpec]| {
+            format!("{}.{}", manifest.nodes[node].id, ports[port].name)
+        };
+        (end(wire.from, types[wire.from.0].outputs()), end(wire.to, types[wire.to.0].inputs()))
+    });
+    let edges = edges.collect();
+    Ok(Plan { nodes, inputs, edges, warnings: manifest.warnings.clone() })
+}
+
+/// Media that is seconds late is of no use; whoever sends text may ask a model that takes its time.
+fn usual_deadline(inputs: &[PortSpec]) -> Duration {
+    let media = [Kind::Audio, Kind::AudioMix, Kind::Video, Kind::Mask, Kind::Any];
+    let any = inputs.iter().any(|port| media.contains(&port.kind));
+    Duration::from_millis(if any { MEDIA_DEADLINE_MS } else { DATA_DEADLINE_MS })
 }
 
 fn node_type(node: &NodeDef, registry: &Registry) -> Result<NodeType, ManifestError> {

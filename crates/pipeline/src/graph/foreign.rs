@@ -11,6 +11,12 @@ pub trait ForeignHost: Send + Sync {
     /// Takes one item for one node. The answer comes through [`ForeignCall::reply`], from any thread, now or later.
     fn submit(&self, call: ForeignCall);
 
+    /// The call of this [`ForeignCall::number`] has passed its deadline: nobody waits for its answer any more. Until it is
+    /// answered or dropped it counts as one the host is busy with, so that a host that hangs holds a bounded number.
+    fn cancel(&self, number: u64) {
+        let _ = number;
+    }
+
     /// The node's state is not needed any more: its instance ended, or it starts afresh after a failure.
     fn release(&self, instance: u64, node_id: &str) {
         let _ = (instance, node_id);
@@ -22,6 +28,8 @@ pub trait ForeignHost: Send + Sync {
 pub struct ForeignCall {
     /// Counts the calls to this node of this instance, from 0.
     pub id: u64,
+    /// Unique in the process.
+    pub number: u64,
     /// The instance; unique in the process. State of a node is kept under it and [`ForeignCall::node_id`].
     pub instance: u64,
     /// The node's id in the manifest.
@@ -54,7 +62,8 @@ pub struct ForeignOutput {
 /// The way back for one call's answer. Dropped without one, the call counts as failed.
 pub struct ForeignReply {
     answerer: Option<Answerer>,
-    node: usize,
+    /// The node's place among all there are in the instance, whatever its graph becomes.
+    key: u64,
     id: u64,
 }
 
@@ -62,11 +71,11 @@ pub struct ForeignReply {
 pub(crate) type Answer = Result<Vec<ForeignOutput>, String>;
 
 /// Puts an answer in line for the instance that waits for it: node, call, answer.
-pub(crate) type Answerer = Arc<dyn Fn(usize, u64, Answer) + Send + Sync>;
+pub(crate) type Answerer = Arc<dyn Fn(u64, u64, Answer) + Send + Sync>;
 
 impl ForeignReply {
-    pub(crate) fn new(answerer: Answerer, node: usize, id: u64) -> ForeignReply {
-        ForeignReply { answerer: Some(answerer), node, id }
+    pub(crate) fn new(answerer: Answerer, key: u64, id: u64) -> ForeignReply {
+        ForeignReply { answerer: Some(answerer), key, id }
     }
 
     /// Gives out these items, none to drop the input. The graph goes on with them on a worker.
@@ -81,7 +90,7 @@ impl ForeignReply {
 
     fn answer(&mut self, answer: Answer) {
         if let Some(answerer) = self.answerer.take() {
-            answerer(self.node, self.id, answer);
+            answerer(self.key, self.id, answer);
         }
     }
 }

@@ -1,34 +1,46 @@
 //! One running graph: the nodes of one peer, run by one worker at a time.
 
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
 use std::time::Instant;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::foreign::{Answer, Answerer, ForeignCall, ForeignReply};
-use super::queue::EdgeQueue;
-use super::{Body, Plan};
+use super::away::Foreign;
+use super::foreign::{Answer, Answerer};
+use super::queue::{Arrival, Gate};
+use super::{Body, Plan, PlanNode};
 use crate::data::Item;
 use crate::error::NodeError;
 use crate::exec::panic_message;
 use crate::manifest::OnError;
-use crate::metrics::{DropReason, NodeMetrics};
+use crate::metrics::{DropReason, Metrics};
+use crate::session::OutputHook;
 use crate::spec::{Emit, MAX_EMITTED, Node, Params};
+use crate::ticket::Output;
 
 /// Deliveries from node to node in one pass. Nodes that fan out and meet again multiply items; this ends it.
 const MAX_DELIVERIES: usize = 10_000;
 
 /// What an instance is asked to do.
 pub(crate) enum Msg {
+    /// Begin what nodes do by themselves.
+    Start,
     /// Run an item through the graph.
     Input(Item),
     /// Go on behind a foreign node.
-    Answer { node: usize, id: u64, answer: Answer },
+    Answer { key: u64, id: u64, answer: Answer },
+    /// Look for calls of a foreign node that are overdue.
+    Deadline { key: u64 },
+    /// A node's own clock.
+    Tick { key: u64 },
     /// Change a node while it runs.
-    Change { node: usize, change: Change },
+    Change { node: Arc<str>, change: Change },
+    /// Become another graph; nodes that are in both keep their state.
+    Reload { plan: Arc<Plan>, metrics: Arc<Metrics> },
+    /// A peer is gone for good.
+    SourceGone(Arc<str>),
 }
 
 pub(crate) enum Change {
@@ -39,60 +51,61 @@ pub(crate) enum Change {
 
 /// Told of a failure: the node's id and the error.
 pub(crate) type OnFailure = Arc<dyn Fn(&str, &NodeError) + Send + Sync>;
+/// Brings a message to the instance at a time.
+pub(crate) type Later = Arc<dyn Fn(Instant, Msg) + Send + Sync>;
+
+/// Where items leave a graph to, besides to whoever waits for what becomes of one.
+#[derive(Default)]
+pub(crate) struct Outlets {
+    /// Takes what no item led to.
+    pub rest: Option<OutputHook>,
+    pub taps: RwLock<Vec<Tap>>,
+}
+
+/// Somebody who gets all that leaves by an output.
+pub(crate) struct Tap {
+    pub id: u64,
+    pub output: Output,
+    pub hook: OutputHook,
+}
 
 /// What an instance needs from the session it belongs to.
 #[derive(Clone)]
 pub(crate) struct Surroundings {
     pub peer: Option<Arc<str>>,
-    /// By node; shared with the session's other instances.
-    pub metrics: Arc<Vec<NodeMetrics>>,
+    /// Shared with the session's other instances.
+    pub metrics: Arc<Metrics>,
     pub answerer: Answerer,
     pub on_error: OnFailure,
+    pub later: Later,
+    pub outlets: Arc<Outlets>,
+    /// Of the queue before this instance.
+    pub gate: Gate,
 }
 
 pub(crate) struct Instance {
-    plan: Arc<Plan>,
-    id: u64,
-    around: Surroundings,
-    slots: Vec<Slot>,
+    pub(super) plan: Arc<Plan>,
+    pub(super) id: u64,
+    pub(super) around: Surroundings,
+    pub(super) slots: Vec<Slot>,
     /// By node: what the current pass has brought to it.
-    pending: Vec<Vec<(usize, Item)>>,
-    emit: Emit,
-    deliveries: usize,
+    pub(super) pending: Vec<Vec<Arrival>>,
+    pub(super) emit: Emit,
+    pub(super) deliveries: usize,
+    pub(super) next_key: u64,
 }
 
-struct Slot {
-    state: State,
-    enabled: bool,
+pub(super) struct Slot {
+    /// Names the node within the instance, whatever its graph becomes.
+    pub key: u64,
+    pub state: State,
+    pub enabled: bool,
+    pub next_tick: Option<Instant>,
 }
 
-enum State {
+pub(super) enum State {
     Native { node: Option<Box<dyn Node>>, params: Params },
     Foreign(Foreign),
-}
-
-struct Foreign {
-    params: Arc<Map<String, Value>>,
-    next_id: u64,
-    /// Calls in the order they were made; their answers go on in that order.
-    calls: VecDeque<Call>,
-    /// By input port.
-    ports: Vec<ForeignPort>,
-}
-
-struct ForeignPort {
-    name: Arc<str>,
-    in_flight: usize,
-    limit: usize,
-    waiting: EdgeQueue,
-}
-
-struct Call {
-    id: u64,
-    port: usize,
-    item: Item,
-    since: Instant,
-    answer: Option<Answer>,
 }
 
 static NEXT_INSTANCE: AtomicU64 = AtomicU64::new(1);
@@ -100,34 +113,20 @@ static NEXT_INSTANCE: AtomicU64 = AtomicU64::new(1);
 impl Instance {
     pub fn new(plan: Arc<Plan>, around: Surroundings) -> Result<Instance, NodeError> {
         let mut slots = Vec::with_capacity(plan.nodes.len());
-        for node in &plan.nodes {
-            let state = match &node.body {
-                Body::Native { factory, params, .. } => {
-                    let made = factory.create(params).map_err(|error| error.at(&node.id))?;
-                    State::Native { node: Some(made), params: params.clone() }
-                }
-                Body::Foreign { spec, params } => {
-                    let ports = spec.inputs.iter().zip(&node.edges);
-                    State::Foreign(Foreign {
-                        params: params.clone(),
-                        next_id: 0,
-                        calls: VecDeque::new(),
-                        ports: ports
-                            .map(|(port, edge)| ForeignPort {
-                                name: port.name.as_str().into(),
-                                in_flight: 0,
-                                limit: edge.in_flight,
-                                waiting: EdgeQueue::new(*edge),
-                            })
-                            .collect(),
-                    })
-                }
-            };
-            slots.push(Slot { state, enabled: node.enabled });
+        for (key, node) in plan.nodes.iter().enumerate() {
+            let state = State::new(node).map_err(|error| error.at(&node.id))?;
+            slots.push(Slot { key: key as u64, state, enabled: node.enabled, next_tick: None });
         }
-        let pending = vec![Vec::new(); slots.len()];
+        let pending = slots.iter().map(|_| Vec::new()).collect();
         let id = NEXT_INSTANCE.fetch_add(1, Ordering::Relaxed);
-        Ok(Instance { plan, id, around, slots, pending, emit: Emit::default(), deliveries: 0 })
+        let next_key = slots.len() as u64;
+        let emit = Emit::default();
+        Ok(Instance { plan, id, around, slots, pending, emit, deliveries: 0, next_key })
+    }
+
+    /// Whether a node of it has a clock of its own, so that it must be told to start.
+    pub fn has_clock(&self) -> bool {
+        self.slots.iter().any(|slot| slot.state.tick_every().is_some())
     }
 
     pub fn handle(&mut self, msg: Msg) {
@@ -135,58 +134,97 @@ impl Instance {
         self.pending.iter_mut().for_each(Vec::clear);
         self.deliveries = 0;
         match msg {
+            Msg::Start => self.arm_ticks(),
             Msg::Input(item) => self.input(item),
-            Msg::Answer { node, id, answer } => self.answered(node, id, answer),
-            Msg::Change { node, change } => self.change(node, change),
+            Msg::Answer { key, id, answer } => {
+                if let Some(node) = self.place(key) {
+                    self.answered(node, id, answer);
+                }
+            }
+            Msg::Deadline { key } => {
+                if let Some(node) = self.place(key) {
+                    self.expire(node);
+                }
+            }
+            Msg::Tick { key } => {
+                if let Some(node) = self.place(key) {
+                    self.tick(node);
+                }
+            }
+            Msg::Change { node, change } => {
+                if let Some(node) = self.plan.nodes.iter().position(|known| known.id == node) {
+                    self.change(node, change);
+                }
+            }
+            Msg::Reload { plan, metrics } => self.reload(plan, metrics),
+            Msg::SourceGone(source) => self.source_gone(&source),
         }
+    }
+
+    fn place(&self, key: u64) -> Option<usize> {
+        self.slots.iter().position(|slot| slot.key == key)
     }
 
     fn input(&mut self, item: Item) {
         let plan = self.plan.clone();
         for input in plan.inputs.iter().filter(|input| input.kind.accepts(item.kind())) {
-            self.pending[input.node].push((input.port, item.clone()));
+            self.pending[input.node].push(Arrival { port: input.port, edge: None, item: item.clone() });
         }
         drop(item);
         self.pass(0);
     }
 
     /// Runs every node from `first` on that has something pending, in topological order.
-    fn pass(&mut self, first: usize) {
+    pub(super) fn pass(&mut self, first: usize) {
         for node in first..self.slots.len() {
             if self.pending[node].is_empty() {
                 continue;
             }
             let mut items = std::mem::take(&mut self.pending[node]);
-            items.sort_by_key(|(port, _)| *port);
-            for (port, item) in items.drain(..) {
-                self.visit(node, port, item);
+            items.sort_by_key(|arrival| arrival.port);
+            for arrival in items.drain(..) {
+                self.visit(node, arrival);
             }
             // The buffer is kept for the next pass.
             self.pending[node] = items;
         }
     }
 
-    fn visit(&mut self, node: usize, port: usize, item: Item) {
-        self.around.metrics[node].items_in.fetch_add(1, Ordering::Relaxed);
-        let takes = self.plan.nodes[node].body.inputs()[port].kind;
-        if !takes.accepts(item.kind()) {
-            let name = &self.plan.nodes[node].body.inputs()[port].name;
-            let error = NodeError::failed(format!("input {name} takes {takes}, got {}", item.kind()));
-            return self.failed(node, error, None, item.ticket);
+    fn visit(&mut self, node: usize, arrival: Arrival) {
+        let metrics = &self.around.metrics;
+        metrics.nodes[node].items_in.fetch_add(1, Ordering::Relaxed);
+        if let Some(edge) = arrival.edge {
+            metrics.edges[edge].items.fetch_add(1, Ordering::Relaxed);
+        }
+        let spec = &self.plan.nodes[node].body.inputs()[arrival.port];
+        if !spec.kind.accepts(arrival.item.kind()) {
+            let got = arrival.item.kind();
+            let error = NodeError::failed(format!("input {} takes {}, got {got}", spec.name, spec.kind));
+            return self.failed(node, error, None, arrival.item.ticket);
         }
         if !self.slots[node].enabled {
-            return self.bypass(node, item);
+            return self.bypass(node, arrival.item);
         }
         match self.slots[node].state {
-            State::Native { .. } => self.run(node, port, item),
-            State::Foreign(_) => self.wait(node, port, item),
+            State::Native { .. } => self.run(node, arrival.port, arrival.item),
+            State::Foreign(_) => self.wait(node, arrival),
         }
     }
 
     fn run(&mut self, node: usize, port: usize, item: Item) {
-        let on_error = self.plan.nodes[node].on_error;
         let ticket = item.ticket.clone();
-        let kept = (on_error == OnError::Bypass).then(|| item.clone());
+        let kept = (self.plan.nodes[node].on_error == OnError::Bypass).then(|| item.clone());
+        self.call(node, kept, ticket, |runner, emit| runner.process(port, item, emit));
+    }
+
+    /// Lets a native node work, and passes on what it gives out. What it breaks stays its own.
+    fn call(
+        &mut self,
+        node: usize,
+        kept: Option<Item>,
+        ticket: Option<crate::Ticket>,
+        work: impl FnOnce(&mut Box<dyn Node>, &mut Emit) -> Result<(), NodeError>,
+    ) {
         let mut emit = std::mem::take(&mut self.emit);
         emit.items.clear();
         emit.overflow = false;
@@ -197,18 +235,25 @@ impl Instance {
             return self.failed(node, error, kept, ticket);
         };
         let since = Instant::now();
-        let result = catch_unwind(AssertUnwindSafe(|| runner.process(port, item, &mut emit)));
-        self.around.metrics[node].took(since.elapsed());
+        let result = catch_unwind(AssertUnwindSafe(|| work(runner, &mut emit)));
+        let took = since.elapsed();
+        self.around.metrics.nodes[node].took(took);
         let result = match result {
-            Ok(result) => result,
+            Ok(Ok(())) => match self.plan.nodes[node].deadline.filter(|most| took > *most) {
+                Some(most) => Err(NodeError::deadline(most)),
+                None => self.check(node, &emit),
+            },
+            Ok(Err(error)) => Err(error),
             Err(payload) => {
                 let message = panic_message(payload.as_ref());
+                // A payload may panic when it is dropped.
+                std::mem::forget(payload);
                 // Whatever the policy: what a panic left behind is not trusted.
                 self.renew(node);
                 Err(NodeError::Panicked { node: self.plan.nodes[node].id.to_string(), message })
             }
         };
-        match result.and_then(|()| self.check(node, &emit)) {
+        match result {
             Ok(()) => {
                 for (port, item) in emit.items.drain(..) {
                     self.give(node, port, item);
@@ -223,7 +268,7 @@ impl Instance {
     }
 
     /// Refuses what a node must not give out.
-    fn check(&self, node: usize, emit: &Emit) -> Result<(), NodeError> {
+    pub(super) fn check(&self, node: usize, emit: &Emit) -> Result<(), NodeError> {
         if emit.overflow {
             return Err(NodeError::failed(format!("it gave out more than {MAX_EMITTED} items for one")));
         }
@@ -251,38 +296,37 @@ impl Instance {
     }
 
     /// An item that came out of a node: to the nodes behind it, or out of the graph.
-    fn give(&mut self, node: usize, port: usize, item: Item) {
-        self.around.metrics[node].items_out.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn give(&mut self, node: usize, port: usize, item: Item) {
+        self.around.metrics.nodes[node].items_out.fetch_add(1, Ordering::Relaxed);
         let plan = self.plan.clone();
         let targets = &plan.nodes[node].outs[port];
         let Some((last, others)) = targets.split_last() else {
-            if let Some(ticket) = item.ticket.clone() {
-                ticket.deliver(node, item);
-            }
-            return;
+            let (id, port) = (&plan.nodes[node].id, &plan.nodes[node].body.outputs()[port].name);
+            return self.around.outlets.give(self.around.peer.as_ref(), id, port, item);
         };
-        for (to, port) in others {
-            self.bring(*to, *port, item.clone());
+        for target in others {
+            self.bring(target, item.clone());
         }
-        self.bring(last.0, last.1, item);
+        self.bring(last, item);
     }
 
-    fn bring(&mut self, node: usize, port: usize, item: Item) {
+    fn bring(&mut self, to: &super::Target, item: Item) {
         if self.deliveries >= MAX_DELIVERIES {
-            self.around.metrics[node].drop_item(DropReason::Overrun, 1);
+            self.around.metrics.nodes[to.node].drop_item(DropReason::Overrun, 1);
+            self.around.metrics.edges[to.edge].drop_item(DropReason::Overrun);
             if self.deliveries == MAX_DELIVERIES {
                 self.deliveries += 1;
                 let error =
                     NodeError::failed(format!("one item became more than {MAX_DELIVERIES} on its way"));
-                self.tell(node, error, item.ticket);
+                self.tell(to.node, error, item.ticket);
             }
             return;
         }
         self.deliveries += 1;
-        self.pending[node].push((port, item));
+        self.pending[to.node].push(Arrival { port: to.port, edge: Some(to.edge), item });
     }
 
-    fn bypass(&mut self, node: usize, item: Item) {
+    pub(super) fn bypass(&mut self, node: usize, item: Item) {
         let plan = self.plan.clone();
         for (port, spec) in plan.nodes[node].body.outputs().iter().enumerate() {
             if spec.kind.accepts(item.kind()) {
@@ -291,20 +335,30 @@ impl Instance {
         }
     }
 
-    fn failed(&mut self, node: usize, error: NodeError, kept: Option<Item>, ticket: Option<crate::Ticket>) {
-        let metrics = &self.around.metrics[node];
+    pub(super) fn failed(
+        &mut self,
+        node: usize,
+        error: NodeError,
+        kept: Option<Item>,
+        ticket: Option<crate::Ticket>,
+    ) {
+        let metrics = &self.around.metrics.nodes[node];
         metrics.errors.fetch_add(1, Ordering::Relaxed);
+        let reason = match error {
+            NodeError::Deadline { .. } => DropReason::Deadline,
+            _ => DropReason::Error,
+        };
         match (self.plan.nodes[node].on_error, kept) {
             (OnError::Bypass, Some(item)) => {
                 self.tell(node, error, None);
                 self.bypass(node, item);
             }
             (OnError::Fail, _) => {
-                metrics.drop_item(DropReason::Error, 1);
+                metrics.drop_item(reason, 1);
                 self.tell(node, error, ticket);
             }
             (policy, _) => {
-                metrics.drop_item(DropReason::Error, 1);
+                metrics.drop_item(reason, 1);
                 if policy == OnError::Restart && !matches!(error, NodeError::Panicked { .. }) {
                     self.renew(node);
                 }
@@ -313,7 +367,7 @@ impl Instance {
         }
     }
 
-    fn tell(&self, node: usize, error: NodeError, ticket: Option<crate::Ticket>) {
+    pub(super) fn tell(&self, node: usize, error: NodeError, ticket: Option<crate::Ticket>) {
         let id = &self.plan.nodes[node].id;
         let error = error.at(id);
         tracing::debug!(node = &**id, %error, "a node failed");
@@ -325,16 +379,11 @@ impl Instance {
 
     /// Fresh state for a node.
     fn renew(&mut self, node: usize) {
-        self.around.metrics[node].restarts.fetch_add(1, Ordering::Relaxed);
+        self.around.metrics.nodes[node].restarts.fetch_add(1, Ordering::Relaxed);
         let plan = self.plan.clone();
         match (&mut self.slots[node].state, &plan.nodes[node].body) {
             (State::Native { node: runner, params }, Body::Native { factory, .. }) => {
-                // Dropping what panicked may panic again.
-                let old = runner.take();
-                let dropped = catch_unwind(AssertUnwindSafe(|| drop(old)));
-                if let Err(payload) = dropped {
-                    std::mem::forget(payload);
-                }
+                drop_guarded(runner.take());
                 *runner = factory.create(params).ok();
             }
             (State::Foreign(_), Body::Foreign { spec, .. }) => {
@@ -355,141 +404,97 @@ impl Instance {
                 node.as_mut().map_or(Ok(()), |node| node.set_params(params))
             }
             (Change::ForeignParam(name, value), Slot { state: State::Foreign(foreign), .. }) => {
-                Arc::make_mut(&mut foreign.params).insert(name, value);
+                foreign.set_param(name, value);
                 Ok(())
             }
             _ => Ok(()),
         };
         if let Err(error) = result {
-            self.around.metrics[node].errors.fetch_add(1, Ordering::Relaxed);
+            self.around.metrics.nodes[node].errors.fetch_add(1, Ordering::Relaxed);
             self.tell(node, error, None);
         }
+        self.arm_ticks();
     }
 
-    /// An item before a foreign node: on to its host, or into the queue of its port.
-    fn wait(&mut self, node: usize, port: usize, item: Item) {
-        let State::Foreign(foreign) = &mut self.slots[node].state else { return };
-        let at = &mut foreign.ports[port];
-        if at.in_flight < at.limit && at.waiting.len() == 0 {
-            return self.submit(node, port, item);
-        }
-        let reject = self.plan.nodes[node].edges[port].policy == crate::exec::Policy::Reject;
-        let (kind, queue) = (item.kind(), format!("the queue before node \"{}\"", self.plan.nodes[node].id));
-        let before = at.waiting.len();
-        let old = at.waiting.push(item);
-        let grown = at.waiting.len() as i64 - before as i64;
-        let metrics = &self.around.metrics[node];
-        metrics.depth.fetch_add(grown as u64, Ordering::Relaxed);
-        metrics.drop_item(DropReason::Queue, old.len() as u64);
-        for item in old {
-            if let (true, Some(ticket)) = (reject, &item.ticket) {
-                ticket.fail(NodeError::Full { queue: queue.clone(), kind });
+    fn source_gone(&mut self, source: &str) {
+        for slot in &mut self.slots {
+            if let State::Native { node: Some(node), .. } = &mut slot.state {
+                let told = catch_unwind(AssertUnwindSafe(|| node.source_gone(source)));
+                if let Err(payload) = told {
+                    std::mem::forget(payload);
+                }
             }
         }
     }
 
-    fn submit(&mut self, node: usize, port: usize, item: Item) {
-        let plan = self.plan.clone();
-        let Body::Foreign { spec, .. } = &plan.nodes[node].body else { return };
-        let State::Foreign(foreign) = &mut self.slots[node].state else { return };
-        let id = foreign.next_id;
-        foreign.next_id += 1;
-        foreign.ports[port].in_flight += 1;
-        self.around.metrics[node].depth.fetch_add(1, Ordering::Relaxed);
-        let call = ForeignCall {
-            id,
-            instance: self.id,
-            node_id: plan.nodes[node].id.clone(),
-            node_type: spec.node_type.clone(),
-            port: foreign.ports[port].name.clone(),
-            item: Item { ticket: None, ..item.clone() },
-            peer: self.around.peer.clone(),
-            params: foreign.params.clone(),
-            reply: ForeignReply::new(self.around.answerer.clone(), node, id),
-        };
-        foreign.calls.push_back(Call { id, port, item, since: Instant::now(), answer: None });
-        // A host that panics drops the reply, which answers the call.
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| spec.host.submit(call))) {
-            tracing::error!(message = panic_message(payload.as_ref()), "a foreign host panicked");
+    /// Starts the clocks that don't run yet.
+    pub(super) fn arm_ticks(&mut self) {
+        for slot in &mut self.slots {
+            let Some(period) = slot.state.tick_every().filter(|_| slot.next_tick.is_none()) else { continue };
+            let next = Instant::now() + period;
+            slot.next_tick = Some(next);
+            (self.around.later)(next, Msg::Tick { key: slot.key });
         }
     }
 
-    fn answered(&mut self, node: usize, id: u64, answer: Answer) {
-        let State::Foreign(foreign) = &mut self.slots[node].state else { return };
-        if let Some(call) = foreign.calls.iter_mut().find(|call| call.id == id) {
-            call.answer = Some(answer);
+    fn tick(&mut self, node: usize) {
+        let now = Instant::now();
+        let due = self.slots[node].next_tick.take().unwrap_or(now);
+        if self.slots[node].enabled {
+            self.call(node, None, None, |runner, emit| runner.tick(now, emit));
+            self.pass(node + 1);
         }
-        loop {
-            let State::Foreign(foreign) = &mut self.slots[node].state else { return };
-            if foreign.calls.front().is_none_or(|call| call.answer.is_none()) {
-                return;
-            }
-            let Some(Call { port, item, since, answer: Some(answer), .. }) = foreign.calls.pop_front() else {
-                return;
-            };
-            let at = &mut foreign.ports[port];
-            at.in_flight -= 1;
-            let next = at.waiting.pop();
-            let metrics = &self.around.metrics[node];
-            metrics.depth.fetch_sub(1 + u64::from(next.is_some()), Ordering::Relaxed);
-            metrics.took(since.elapsed());
-            // The host gets its next item first, and is at work while this one goes on.
-            if let Some(next) = next {
-                self.submit(node, port, next);
-            }
-            self.deliveries = 0;
-            self.go_on(node, item, answer);
+        let slot = &mut self.slots[node];
+        if let Some(period) = slot.state.tick_every() {
+            // On time for ever where it can be; what is missed is not made up for.
+            let next = due + period;
+            let next = if next <= Instant::now() { Instant::now() + period } else { next };
+            slot.next_tick = Some(next);
+            (self.around.later)(next, Msg::Tick { key: slot.key });
         }
-    }
-
-    /// Continues a pass behind a foreign node with its answer.
-    fn go_on(&mut self, node: usize, item: Item, answer: Answer) {
-        let mut emit = std::mem::take(&mut self.emit);
-        emit.items.clear();
-        emit.overflow = false;
-        let plan = self.plan.clone();
-        let outputs = plan.nodes[node].body.outputs();
-        let result = answer.map_err(NodeError::failed).and_then(|given| {
-            for output in given {
-                let Some(port) = outputs.iter().position(|port| port.name == output.port) else {
-                    let name = crate::error::printable(&output.port);
-                    return Err(NodeError::failed(format!(
-                        "it gave out at output \"{name}\", which it doesn't have"
-                    )));
-                };
-                output.data.check().map_err(|error| NodeError::failed(error.to_string()))?;
-                let mut item = item.derive(output.data);
-                item.timestamp_us = output.timestamp_us.unwrap_or(item.timestamp_us);
-                emit.push(port, item);
-            }
-            self.check(node, &emit)
-        });
-        match result {
-            Ok(()) => emit.items.drain(..).for_each(|(port, item)| self.give(node, port, item)),
-            Err(error) => {
-                emit.items.clear();
-                let ticket = item.ticket.clone();
-                let kept = (plan.nodes[node].on_error == OnError::Bypass).then_some(item);
-                self.failed(node, error, kept, ticket);
-            }
-        }
-        self.emit = emit;
-        self.pass(node + 1);
     }
 }
 
-impl Drop for Instance {
-    fn drop(&mut self) {
-        for (index, slot) in self.slots.iter().enumerate() {
-            let State::Foreign(foreign) = &slot.state else { continue };
-            let waiting: usize = foreign.ports.iter().map(|port| port.waiting.len()).sum();
-            let left = (foreign.calls.len() + waiting) as u64;
-            let metrics = &self.around.metrics[index];
-            metrics.depth.fetch_sub(left, Ordering::Relaxed);
-            metrics.drop_item(DropReason::Closed, left);
-            if let Body::Foreign { spec, .. } = &self.plan.nodes[index].body {
-                spec.host.release(self.id, &self.plan.nodes[index].id);
-            }
+impl Outlets {
+    fn give(&self, peer: Option<&Arc<str>>, node: &str, port: &str, item: Item) {
+        let taps = self.taps.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let hooks: Vec<OutputHook> =
+            taps.iter().filter(|tap| tap.output.is(node, port)).map(|tap| tap.hook.clone()).collect();
+        drop(taps);
+        for hook in hooks {
+            hook(peer, node, Item { ticket: None, ..item.clone() });
         }
+        match (item.ticket.clone(), &self.rest) {
+            (Some(ticket), _) => drop(ticket.deliver(node, port, item)),
+            (None, Some(rest)) => rest(peer, node, item),
+            (None, None) => {}
+        }
+    }
+}
+
+impl State {
+    pub(super) fn new(node: &PlanNode) -> Result<State, NodeError> {
+        Ok(match &node.body {
+            Body::Native { factory, params, .. } => {
+                State::Native { node: Some(factory.create(params)?), params: params.clone() }
+            }
+            Body::Foreign { spec, params } => State::Foreign(Foreign::new(spec, params, &node.edges)),
+        })
+    }
+
+    fn tick_every(&self) -> Option<std::time::Duration> {
+        // A node without a sensible period would keep its worker for itself.
+        const SHORTEST: std::time::Duration = std::time::Duration::from_millis(1);
+        match self {
+            State::Native { node: Some(node), .. } => node.tick_every().map(|period| period.max(SHORTEST)),
+            _ => None,
+        }
+    }
+}
+
+/// Drops what may panic while it is dropped.
+pub(super) fn drop_guarded<T>(value: T) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
+        std::mem::forget(payload);
     }
 }

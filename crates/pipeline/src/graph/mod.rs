@@ -1,30 +1,45 @@
 //! A manifest checked against the node types, and its running instances.
 
+mod away;
 mod compile;
 mod foreign;
 mod instance;
 mod queue;
+mod reload;
 
 pub(crate) use foreign::Answer;
 pub use foreign::{ForeignCall, ForeignHost, ForeignOutput, ForeignReply};
-pub(crate) use instance::{Change, Instance, Msg, OnFailure, Surroundings};
-pub(crate) use queue::Ingress;
+pub(crate) use instance::{Change, Instance, Msg, OnFailure, Outlets, Surroundings, Tap};
+pub(crate) use queue::{Gate, Ingress};
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
 use crate::data::Kind;
 use crate::error::{ManifestError, NodeError, either, printable};
 use crate::manifest::{Manifest, OnError};
+use crate::metrics::Metrics;
 use crate::spec::{ForeignSpec, NodeFactory, NodeSpec, Params, PortSpec, Registry};
+use crate::ticket::Output;
+
+/// Deadline of a node that runs elsewhere and takes audio, pictures or anything, where the manifest names none.
+const MEDIA_DEADLINE_MS: u64 = 2_000;
+/// The same for one that takes data only.
+const DATA_DEADLINE_MS: u64 = 30_000;
 
 /// A manifest ready to run: ports resolved, parameters checked, models loaded. Its instances share what was loaded.
+///
+/// A node that runs elsewhere has a deadline even where the manifest names none: 2 s if it takes audio, pictures or `any`,
+/// 30 s if it takes data only. A native node has one only where the manifest names it.
 pub struct Plan {
     /// In topological order; an index here is how nodes are named inside.
     nodes: Vec<PlanNode>,
     /// Inputs that no connection leads to: where items from outside go.
     inputs: Vec<GraphInput>,
+    /// The names of both ends of each connection, in the manifest's order.
+    edges: Vec<(String, String)>,
     warnings: Vec<String>,
 }
 
@@ -33,8 +48,9 @@ struct PlanNode {
     body: Body,
     on_error: OnError,
     enabled: bool,
+    deadline: Option<Duration>,
     /// By output port: the inputs it leads to. None: it leaves the graph there.
-    outs: Vec<Vec<(usize, usize)>>,
+    outs: Vec<Vec<Target>>,
     /// By input port.
     edges: Vec<queue::Edge>,
 }
@@ -42,6 +58,13 @@ struct PlanNode {
 enum Body {
     Native { spec: Arc<NodeSpec>, factory: Box<dyn NodeFactory>, params: Params },
     Foreign { spec: Arc<ForeignSpec>, params: Arc<Map<String, Value>> },
+}
+
+/// An input, and the connection that leads to it.
+struct Target {
+    node: usize,
+    port: usize,
+    edge: usize,
 }
 
 struct GraphInput {
@@ -89,28 +112,77 @@ impl Plan {
         Err(NodeError::NoInput { kind, takes: either(self.takes().iter().map(|kind| kind.name())) })
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.nodes.len()
+    /// Counters for its nodes and connections. Those of the same name and type in `before` go on.
+    pub(crate) fn metrics(&self, before: Option<(&Plan, &Metrics)>) -> Arc<Metrics> {
+        let nodes = self.nodes.iter().map(|node| {
+            let old = before.and_then(|(plan, metrics)| {
+                let at = plan
+                    .nodes
+                    .iter()
+                    .position(|old| old.id == node.id && old.body.node_type() == node.body.node_type())?;
+                metrics.nodes.get(at).cloned()
+            });
+            old.unwrap_or_default()
+        });
+        let edges = self.edges.iter().map(|edge| {
+            let old = before.and_then(|(plan, metrics)| {
+                let at = plan.edges.iter().position(|old| old == edge)?;
+                metrics.edges.get(at).cloned()
+            });
+            old.unwrap_or_default()
+        });
+        Arc::new(Metrics { nodes: nodes.collect(), edges: edges.collect() })
     }
 
-    pub(crate) fn describe(&self, node: usize) -> (&str, &str) {
-        let node = &self.nodes[node];
-        (&node.id, node.body.node_type())
+    /// The ids and types of the nodes, in the order they run.
+    pub(crate) fn describe(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.nodes.iter().map(|node| (&*node.id, node.body.node_type()))
     }
 
-    pub(crate) fn index(&self, id: &str) -> Result<usize, NodeError> {
+    /// The names of both ends of each connection.
+    pub(crate) fn edges(&self) -> impl Iterator<Item = &(String, String)> {
+        self.edges.iter()
+    }
+
+    pub(crate) fn index(&self, id: &str) -> Result<(usize, Arc<str>), NodeError> {
         let found = self.nodes.iter().position(|node| &*node.id == id);
-        found.ok_or_else(|| NodeError::UnknownNode(printable(id), either(self.node_ids())))
+        found
+            .map(|at| (at, self.nodes[at].id.clone()))
+            .ok_or_else(|| NodeError::UnknownNode(printable(id), either(self.node_ids())))
     }
 
-    pub(crate) fn output_index(&self, id: &str) -> Result<usize, NodeError> {
-        let found = self.nodes.iter().position(|node| &*node.id == id && node.is_output());
-        found.ok_or_else(|| {
-            NodeError::UnknownNode(
-                format!("{}\" with an open output", printable(id)),
-                either(self.output_ids()),
-            )
+    /// An output that items leave the graph by: `node` for all of a node's, or `node.port`.
+    pub(crate) fn output(&self, name: &str) -> Result<Output, NodeError> {
+        let (id, port) = match name.split_once('.') {
+            Some((id, port)) => (id, Some(port)),
+            None => (name, None),
+        };
+        let found = self.nodes.iter().find(|node| &*node.id == id).filter(|node| {
+            let mut ports = node.body.outputs().iter().zip(&node.outs);
+            ports.any(|(spec, targets)| targets.is_empty() && port.is_none_or(|only| only == spec.name))
+        });
+        found.map(|node| Output { node: node.id.clone(), port: port.map(str::to_owned) }).ok_or_else(|| {
+            NodeError::UnknownNode(format!("{}\" with an open output", printable(name)), self.open_outputs())
         })
+    }
+
+    /// Whether items leave the graph by this output, given as `node` or `node.port`.
+    pub fn has_output(&self, name: &str) -> bool {
+        self.output(name).is_ok()
+    }
+
+    /// The outputs that items leave the graph by, as a list to read.
+    pub fn open_outputs(&self) -> String {
+        let nodes = self.nodes.iter().flat_map(|node| {
+            let ports = node.body.outputs().iter().zip(&node.outs);
+            let open: Vec<_> = ports.filter(|(_, targets)| targets.is_empty()).collect();
+            let all = node.outs.len() == 1;
+            open.into_iter().map(move |(spec, _)| match all {
+                true => node.id.to_string(),
+                false => format!("{}.{}", node.id, spec.name),
+            })
+        });
+        either(nodes)
     }
 
     /// The parameters a node starts with, with one changed. `None` for a foreign node: its host knows its own.
@@ -123,6 +195,12 @@ impl Plan {
     ) -> Result<Option<Params>, NodeError> {
         let node = &self.nodes[node];
         let Body::Native { spec, params, factory } = &node.body else { return Ok(None) };
+        if spec.params.iter().any(|param| param.fixed && param.name == name) {
+            return Err(NodeError::Param {
+                node: node.id.to_string(),
+                problem: format!("params.{name} can't change while the node runs; reload the manifest"),
+            });
+        }
         let changed =
             now.unwrap_or(params).with(&spec.params, name, value.clone()).map_err(|(name, problem)| {
                 NodeError::Param { node: node.id.to_string(), problem: format!("params.{name} {problem}") }

@@ -1,18 +1,21 @@
 //! The two places where items wait: before an instance, and before a node that lives elsewhere.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use super::Msg;
 use crate::data::{Item, Kind};
-use crate::exec::{MailQueue, Policy, Push};
-use crate::manifest::QueueDef;
+use crate::exec::{MailQueue, Push};
+use crate::manifest::{QueueDef, QueuePolicy};
 
 /// Audio that waits, at most.
 const AUDIO_US: i64 = 100_000;
 /// Parameter changes that wait, at most. Answers are bounded by the calls they answer.
 const MAX_CONTROL: usize = 1024;
 
-/// The bounds of an edge.
+/// The bounds of an input that connections lead to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Edge {
     /// Items handed to the node's host and not answered yet.
@@ -21,39 +24,62 @@ pub(super) struct Edge {
     pub waiting: usize,
     /// How much audio may wait, where time bounds it.
     pub waiting_us: Option<i64>,
-    pub policy: Policy,
+    pub policy: QueuePolicy,
+}
+
+/// An item at an input.
+pub(super) struct Arrival {
+    pub port: usize,
+    /// The connection it came by; `None` from outside.
+    pub edge: Option<usize>,
+    pub item: Item,
+}
+
+/// An item that waits, and since when.
+pub(super) struct Waiting {
+    pub edge: Option<usize>,
+    pub item: Item,
+    pub since: Instant,
 }
 
 /// Items of one kind under one [`Edge`].
 pub(super) struct EdgeQueue {
     edge: Edge,
-    items: VecDeque<Item>,
+    items: VecDeque<Waiting>,
 }
 
 /// What waits before an instance: each kind under its own default, in the order of arrival all together.
 pub(crate) struct Ingress {
     queue: VecDeque<Msg>,
+    gate: Gate,
 }
+
+/// Closed while a queue with [`QueuePolicy::Block`] is full: items from outside wait, answers and changes don't.
+#[derive(Clone, Default)]
+pub(crate) struct Gate(Arc<AtomicBool>);
 
 impl Edge {
     pub fn new(kind: Kind, asked: Option<QueueDef>) -> Edge {
         let usual = match kind {
-            Kind::Audio | Kind::AudioMix => {
-                Edge { in_flight: 4, waiting: 32, waiting_us: Some(AUDIO_US), policy: Policy::DropOldest }
-            }
+            Kind::Audio | Kind::AudioMix => Edge {
+                in_flight: 4,
+                waiting: 32,
+                waiting_us: Some(AUDIO_US),
+                policy: QueuePolicy::DropOldest,
+            },
             Kind::Video | Kind::Mask => {
-                Edge { in_flight: 1, waiting: 1, waiting_us: None, policy: Policy::Latest }
+                Edge { in_flight: 1, waiting: 1, waiting_us: None, policy: QueuePolicy::Latest }
             }
             Kind::Text | Kind::Json | Kind::Binary => {
-                Edge { in_flight: 16, waiting: 64, waiting_us: None, policy: Policy::Reject }
+                Edge { in_flight: 16, waiting: 64, waiting_us: None, policy: QueuePolicy::Block }
             }
             // Video may come: many of its frames must not pile up.
-            Kind::Any => Edge { in_flight: 4, waiting: 4, waiting_us: None, policy: Policy::DropOldest },
+            Kind::Any => Edge { in_flight: 4, waiting: 4, waiting_us: None, policy: QueuePolicy::DropOldest },
         };
         let Some(QueueDef { max, policy }) = asked else { return usual };
         let policy = policy.unwrap_or(usual.policy);
         let Some(max) = max else { return Edge { policy, ..usual } };
-        let waiting = if policy == Policy::Latest { 1 } else { max };
+        let waiting = if policy == QueuePolicy::Latest { 1 } else { max };
         Edge { in_flight: max, waiting, waiting_us: None, policy }
     }
 }
@@ -64,44 +90,98 @@ impl EdgeQueue {
     }
 
     /// Takes an item in; what has no room comes back, oldest first.
-    pub fn push(&mut self, item: Item) -> Vec<Item> {
+    pub fn push(&mut self, new: Waiting) -> Vec<Waiting> {
         match self.edge.policy {
-            Policy::Reject if self.items.len() >= self.edge.waiting => return vec![item],
-            Policy::Latest => {
-                let old: Vec<Item> = self.items.drain(..).collect();
-                self.items.push_back(marked(item, !old.is_empty()));
-                return old;
+            QueuePolicy::Reject | QueuePolicy::DropNewest if self.items.len() >= self.edge.waiting => {
+                return vec![new];
             }
-            Policy::Reject | Policy::DropOldest => self.items.push_back(item),
+            QueuePolicy::Latest => {
+                let old: Vec<Waiting> = self.items.drain(..).collect();
+                self.items.push_back(new);
+                return self.marked(old);
+            }
+            // What is on its way inside the instance when the gate closes still comes; a pass is bounded.
+            QueuePolicy::Block => {
+                self.items.push_back(new);
+                return Vec::new();
+            }
+            _ => self.items.push_back(new),
         }
         let mut out = Vec::new();
-        let mut waiting_us: i64 = self.items.iter().map(Item::duration_us).sum();
+        let mut waiting_us: i64 = self.items.iter().map(|waiting| waiting.item.duration_us()).sum();
         while self.items.len() > 1
             && (self.items.len() > self.edge.waiting
                 || self.edge.waiting_us.is_some_and(|most| waiting_us > most))
             && let Some(old) = self.items.pop_front()
         {
-            waiting_us -= old.duration_us();
+            waiting_us -= old.item.duration_us();
             out.push(old);
         }
-        if let (false, Some(first)) = (out.is_empty(), self.items.front_mut()) {
-            first.discontinuity = true;
-        }
-        out
+        self.marked(out)
     }
 
-    pub fn pop(&mut self) -> Option<Item> {
+    pub fn pop(&mut self) -> Option<Waiting> {
         self.items.pop_front()
+    }
+
+    /// Takes out what has waited since before `before`.
+    pub fn expire(&mut self, before: Instant) -> Vec<Waiting> {
+        let mut old = Vec::new();
+        while self.items.front().is_some_and(|first| first.since <= before) {
+            old.extend(self.items.pop_front());
+        }
+        self.marked(old)
+    }
+
+    /// Since when the first has waited.
+    pub fn since(&self) -> Option<Instant> {
+        self.items.front().map(|first| first.since)
+    }
+
+    /// Whether the instance must not take more in.
+    pub fn blocks(&self) -> bool {
+        self.edge.policy == QueuePolicy::Block && self.items.len() >= self.edge.waiting
     }
 
     pub fn len(&self) -> usize {
         self.items.len()
     }
+
+    pub fn each(&mut self, change: impl FnMut(&mut Waiting)) {
+        self.items.iter_mut().for_each(change);
+    }
+
+    /// The connections that its items came by.
+    pub fn edges(&self) -> impl Iterator<Item = usize> {
+        self.items.iter().filter_map(|waiting| waiting.edge)
+    }
+
+    /// Other bounds from now on; the policy sees to what is too many with the next item.
+    pub fn set_edge(&mut self, edge: Edge) {
+        self.edge = edge;
+    }
+
+    fn marked(&mut self, out: Vec<Waiting>) -> Vec<Waiting> {
+        if let (false, Some(first)) = (out.is_empty(), self.items.front_mut()) {
+            first.item.discontinuity = true;
+        }
+        out
+    }
+}
+
+impl Gate {
+    pub fn set(&self, closed: bool) {
+        self.0.store(closed, Ordering::Release);
+    }
+
+    fn is_closed(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 impl Ingress {
-    pub fn new() -> Ingress {
-        Ingress { queue: VecDeque::new() }
+    pub fn new(gate: Gate) -> Ingress {
+        Ingress { queue: VecDeque::new(), gate }
     }
 
     fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (usize, &Item)> {
@@ -109,6 +189,28 @@ impl Ingress {
             Msg::Input(item) if item.kind() == kind => Some((at, item)),
             _ => None,
         })
+    }
+
+    fn control(&mut self, msg: Msg) -> Push<Msg> {
+        match &msg {
+            Msg::Change { .. } => {
+                let waiting = self.queue.iter().filter(|msg| matches!(msg, Msg::Change { .. })).count();
+                if waiting >= MAX_CONTROL {
+                    return Push::Refused(msg);
+                }
+            }
+            // Only the last one matters.
+            Msg::Reload { .. } => {
+                if let Some(at) = self.queue.iter().position(|msg| matches!(msg, Msg::Reload { .. })) {
+                    let old = self.queue.remove(at);
+                    self.queue.push_back(msg);
+                    return Push::Dropped(old.into_iter().collect());
+                }
+            }
+            _ => {}
+        }
+        self.queue.push_back(msg);
+        Push::Pushed
     }
 
     fn take_oldest(&mut self, kind: Kind) -> Option<Msg> {
@@ -120,17 +222,12 @@ impl Ingress {
 impl MailQueue<Msg> for Ingress {
     fn push(&mut self, msg: Msg) -> Push<Msg> {
         let Msg::Input(item) = msg else {
-            let control = self.queue.iter().filter(|msg| matches!(msg, Msg::Change { .. })).count();
-            if control >= MAX_CONTROL && matches!(msg, Msg::Change { .. }) {
-                return Push::Refused(msg);
-            }
-            self.queue.push_back(msg);
-            return Push::Pushed;
+            return self.control(msg);
         };
         let kind = item.kind();
         let edge = Edge::new(kind, None);
         let mut count = self.of_kind(kind).count();
-        if edge.policy == Policy::Reject && count >= edge.waiting {
+        if edge.policy == QueuePolicy::Block && count >= edge.waiting {
             return Push::Refused(Msg::Input(item));
         }
         let mut waiting_us: i64 =
@@ -159,15 +256,14 @@ impl MailQueue<Msg> for Ingress {
     }
 
     fn pop(&mut self) -> Option<Msg> {
-        self.queue.pop_front()
+        if !self.gate.is_closed() {
+            return self.queue.pop_front();
+        }
+        let at = self.queue.iter().position(|msg| !matches!(msg, Msg::Input(_)))?;
+        self.queue.remove(at)
     }
 
     fn len(&self) -> usize {
         self.queue.len()
     }
-}
-
-fn marked(mut item: Item, discontinuity: bool) -> Item {
-    item.discontinuity |= discontinuity;
-    item
 }

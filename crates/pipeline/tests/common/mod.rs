@@ -72,6 +72,7 @@ pub fn session(yaml: &str, registry: &Registry) -> Session {
 pub struct Host {
     pub calls: Mutex<Vec<ForeignCall>>,
     pub released: Mutex<Vec<(u64, String)>>,
+    pub cancelled: Mutex<Vec<u64>>,
     pub wake: std::sync::Condvar,
 }
 
@@ -79,6 +80,10 @@ impl ForeignHost for Host {
     fn submit(&self, call: ForeignCall) {
         self.calls.lock().unwrap().push(call);
         self.wake.notify_all();
+    }
+
+    fn cancel(&self, number: u64) {
+        self.cancelled.lock().unwrap().push(number);
     }
 
     fn release(&self, instance: u64, node_id: &str) {
