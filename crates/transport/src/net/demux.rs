@@ -1,6 +1,9 @@
-//! Which link a datagram belongs to: by the address it came from, or by the name in its STUN check.
+//! Which link a datagram belongs to: by the name in its STUN check, by the check it answers, or by the address it came from.
+//!
+//! Any peer can name any address as its candidate, another peer's too. So an address is not simply whose link used it last: the
+//! claims on it have ranks.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 
 /// Addresses remembered for each link; the oldest mapping gives way.
@@ -9,13 +12,34 @@ const MAX_ADDRESSES_PER_LINK: usize = 64;
 /// Names remembered for each link: one that is in use, and those of ICE restarts that are not answered yet.
 const MAX_UFRAGS_PER_LINK: usize = 16;
 
+/// Checks of all links whose answers may still come.
+const MAX_CHECKS: usize = 4096;
+
+const BINDING_REQUEST: u16 = 0x0001;
+const BINDING_SUCCESS: u16 = 0x0101;
+const BINDING_ERROR: u16 = 0x0111;
+
+/// Why what comes from an address is taken for a link's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Claim {
+    /// The link sent a check there.
+    Tried,
+    /// A check came from there that names the link.
+    Named,
+    /// The link is connected by it, which DTLS has proved.
+    Connected,
+}
+
 /// Maps (socket, remote address) and ICE user name fragments to links of type `K` (RFC 7983 and RFC 8445 §7.3).
 #[derive(Default)]
 pub(crate) struct Demux<K> {
-    by_address: HashMap<(usize, SocketAddr), K>,
+    by_address: HashMap<(usize, SocketAddr), (K, Claim)>,
     by_ufrag: HashMap<String, K>,
     addresses: HashMap<K, Vec<(usize, SocketAddr)>>,
     ufrags: HashMap<K, Vec<String>>,
+    /// STUN transactions, and the links whose checks they are; the oldest are forgotten.
+    checks: HashMap<[u8; 12], K>,
+    checks_in_order: VecDeque<[u8; 12]>,
 }
 
 impl<K: Copy + Eq + std::hash::Hash> Demux<K> {
@@ -25,6 +49,8 @@ impl<K: Copy + Eq + std::hash::Hash> Demux<K> {
             by_ufrag: HashMap::new(),
             addresses: HashMap::new(),
             ufrags: HashMap::new(),
+            checks: HashMap::new(),
+            checks_in_order: VecDeque::new(),
         }
     }
 
@@ -43,22 +69,58 @@ impl<K: Copy + Eq + std::hash::Hash> Demux<K> {
         }
     }
 
-    /// `link` has sent to, or was named by, this address: what comes from there is its own.
-    pub(crate) fn add_address(&mut self, socket: usize, remote: SocketAddr, link: K) {
-        let key = (socket, remote);
-        match self.by_address.insert(key, link) {
-            Some(before) if before == link => return,
-            Some(before) => {
-                if let Some(list) = self.addresses.get_mut(&before) {
+    /// `link` sends a STUN message to this address.
+    pub(crate) fn sent(&mut self, socket: usize, remote: SocketAddr, link: K, data: &[u8]) {
+        self.claim((socket, remote), link, Claim::Tried);
+        if let Some(id) = transaction(data, &[BINDING_REQUEST])
+            && self.checks.insert(id, link).is_none()
+        {
+            self.checks_in_order.push_back(id);
+            if self.checks_in_order.len() > MAX_CHECKS
+                && let Some(oldest) = self.checks_in_order.pop_front()
+            {
+                self.checks.remove(&oldest);
+            }
+        }
+    }
+
+    /// `link` is connected by this address.
+    pub(crate) fn connected(&mut self, socket: usize, remote: SocketAddr, link: K) {
+        self.claim((socket, remote), link, Claim::Connected);
+    }
+
+    /// `link` is not connected any more: others may prove that its addresses are theirs now.
+    pub(crate) fn interrupted(&mut self, link: K) {
+        for key in self.addresses.get(&link).into_iter().flatten() {
+            if let Some((_, claim)) = self.by_address.get_mut(key) {
+                *claim = (*claim).min(Claim::Named);
+            }
+        }
+    }
+
+    fn claim(&mut self, key: (usize, SocketAddr), link: K, claim: Claim) {
+        match self.by_address.get_mut(&key) {
+            Some((owner, held)) if *owner == link => {
+                *held = claim.max(*held);
+                return;
+            }
+            // Who only tries comes after who tried before; whoever shows more is the one who is there now.
+            Some((_, held)) if *held > claim || claim == Claim::Tried => return,
+            Some((before, _)) => {
+                if let Some(list) = self.addresses.get_mut(before) {
                     list.retain(|k| *k != key);
                 }
             }
             None => {}
         }
+        self.by_address.insert(key, (link, claim));
         let list = self.addresses.entry(link).or_default();
         list.push(key);
         if list.len() > MAX_ADDRESSES_PER_LINK {
-            let oldest = list.remove(0);
+            let in_use = |key: &(usize, SocketAddr)| {
+                self.by_address.get(key).is_some_and(|(_, claim)| *claim == Claim::Connected)
+            };
+            let oldest = list.remove(list.iter().position(|key| !in_use(key)).unwrap_or(0));
             self.by_address.remove(&oldest);
         }
     }
@@ -68,10 +130,14 @@ impl<K: Copy + Eq + std::hash::Hash> Demux<K> {
         if let Some(ufrag) = stun_request_ufrag(data) {
             // The check says whom it is for; an address alone can have had another link before.
             let link = self.by_ufrag.get(ufrag).copied()?;
-            self.add_address(socket, remote, link);
+            self.claim((socket, remote), link, Claim::Named);
             return Some(link);
         }
-        self.by_address.get(&(socket, remote)).copied()
+        let answered = transaction(data, &[BINDING_SUCCESS, BINDING_ERROR]);
+        if let Some(link) = answered.and_then(|id| self.checks.get(&id)) {
+            return Some(*link);
+        }
+        self.by_address.get(&(socket, remote)).map(|(link, _)| *link)
     }
 
     /// The socket is closed; its number is never used again.
@@ -88,6 +154,9 @@ impl<K: Copy + Eq + std::hash::Hash> Demux<K> {
         }
         self.ufrags.remove(&link);
         self.by_ufrag.retain(|_, l| *l != link);
+        self.checks.retain(|_, l| *l != link);
+        let checks = &self.checks;
+        self.checks_in_order.retain(|id| checks.contains_key(id));
     }
 
     #[cfg(test)]
@@ -96,18 +165,16 @@ impl<K: Copy + Eq + std::hash::Hash> Demux<K> {
             && self.by_ufrag.is_empty()
             && self.addresses.is_empty()
             && self.ufrags.is_empty()
+            && self.checks.is_empty()
+            && self.checks_in_order.is_empty()
     }
 }
 
 /// The receiver's half of USERNAME in a STUN binding request (RFC 8445 §7.2.2), if `data` is one.
 fn stun_request_ufrag(data: &[u8]) -> Option<&str> {
-    const BINDING_REQUEST: u16 = 0x0001;
-    const MAGIC_COOKIE: u32 = 0x2112_A442;
     const USERNAME: u16 = 0x0006;
+    transaction(data, &[BINDING_REQUEST])?;
     let u16_at = |at: usize| Some(u16::from_be_bytes([*data.get(at)?, *data.get(at + 1)?]));
-    if u16_at(0)? != BINDING_REQUEST || data.get(4..8)? != MAGIC_COOKIE.to_be_bytes() {
-        return None;
-    }
     let end = 20 + usize::from(u16_at(2)?);
     let mut at = 20;
     while at + 4 <= end.min(data.len()) {
@@ -119,6 +186,16 @@ fn stun_request_ufrag(data: &[u8]) -> Option<&str> {
         at += 4 + len.next_multiple_of(4);
     }
     None
+}
+
+/// The transaction of a STUN message of one of these kinds (RFC 8489 §5).
+fn transaction(data: &[u8], kinds: &[u16]) -> Option<[u8; 12]> {
+    const MAGIC_COOKIE: u32 = 0x2112_A442;
+    let kind = u16::from_be_bytes(data.get(..2)?.try_into().ok()?);
+    if !kinds.contains(&kind) || data.get(4..8)? != MAGIC_COOKIE.to_be_bytes() {
+        return None;
+    }
+    data.get(8..20)?.try_into().ok()
 }
 
 #[cfg(test)]
@@ -163,6 +240,66 @@ mod tests {
         assert_eq!(demux.find(7, address(9), &[128, 1, 2]), None, "the socket is gone");
         demux.remove(1);
         demux.remove(2);
+        assert!(demux.is_empty());
+    }
+
+    fn check(n: u16) -> Vec<u8> {
+        let mut message = binding_request("them:us");
+        message[8..10].copy_from_slice(&n.to_be_bytes());
+        message
+    }
+
+    fn answer(n: u16) -> Vec<u8> {
+        let mut message = check(n);
+        message[..2].copy_from_slice(&BINDING_SUCCESS.to_be_bytes());
+        message
+    }
+
+    #[test]
+    fn naming_anothers_address_as_ones_own_takes_nothing_from_it() {
+        let (bob, mallory) = (1u32, 2);
+        let media = [128, 1, 2];
+        let mut demux = Demux::new();
+        demux.add_ufrag("forbob".into(), bob);
+        demux.add_ufrag("formallory".into(), mallory);
+        // Mallory is faster with bob's address than bob; what bob sends from there, he sends.
+        demux.sent(0, address(9), mallory, &check(1));
+        demux.sent(0, address(9), bob, &check(2));
+        assert_eq!(demux.find(0, address(9), &binding_request("forbob:x")), Some(bob));
+        assert_eq!(demux.find(0, address(9), &media), Some(bob));
+        demux.connected(0, address(9), bob);
+        for n in 3..100 {
+            demux.sent(0, address(9), mallory, &check(n));
+        }
+        assert_eq!(demux.find(0, address(9), &media), Some(bob));
+        // An answer goes to who asked, whatever else comes from there.
+        assert_eq!(demux.find(0, address(9), &answer(50)), Some(mallory));
+        assert_eq!(demux.find(0, address(9), &answer(2)), Some(bob));
+        assert_eq!(
+            demux.find(0, address(9), &answer(200)),
+            Some(bob),
+            "an answer to nobody goes by its address"
+        );
+        // A forged sender, or a NAT that gives the address to somebody else: not while bob is connected by it.
+        assert_eq!(demux.find(0, address(9), &binding_request("formallory:x")), Some(mallory));
+        assert_eq!(demux.find(0, address(9), &media), Some(bob));
+        demux.interrupted(bob);
+        assert_eq!(demux.find(0, address(9), &media), Some(bob));
+        assert_eq!(demux.find(0, address(9), &binding_request("formallory:x")), Some(mallory));
+        assert_eq!(demux.find(0, address(9), &media), Some(mallory));
+        // Many others don't push out the one in use.
+        demux.connected(0, address(9), bob);
+        for port in 1000..2000 {
+            demux.sent(0, address(port), bob, &check(port));
+        }
+        assert_eq!(demux.find(0, address(9), &media), Some(bob));
+        for n in 0..10_000 {
+            demux.sent(0, address(9), mallory, &check(n));
+        }
+        assert_eq!(demux.checks.len(), MAX_CHECKS);
+        assert_eq!(demux.checks_in_order.len(), MAX_CHECKS);
+        demux.remove(bob);
+        demux.remove(mallory);
         assert!(demux.is_empty());
     }
 

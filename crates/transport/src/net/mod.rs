@@ -291,7 +291,7 @@ impl Net {
             let Some(port) = self.ports.find(transmit.local) else { continue };
             const STUN_LAST: u8 = 3;
             if transmit.data.first().is_some_and(|b| *b <= STUN_LAST) {
-                self.demux.add_address(port, transmit.remote, id);
+                self.demux.sent(port, transmit.remote, id, &transmit.data);
             }
             self.ports.send(now, port, transmit.remote, &transmit.data);
         }
@@ -304,8 +304,14 @@ impl Net {
             LinkEvent::State(state) => {
                 if state == LinkState::Connected {
                     entry.publish_negotiated();
+                    if let Some(path) = entry.link.path()
+                        && let Some(port) = self.ports.find(path.local)
+                    {
+                        self.demux.connected(port, path.remote, id);
+                    }
                 } else {
                     entry.interrupted();
+                    self.demux.interrupted(id);
                 }
                 if state == LinkState::Disconnected
                     && let Some(relay) = entry.link.path().and_then(|path| self.ports.relay_at(path.local))
@@ -464,11 +470,16 @@ impl Net {
 
     /// Returns the peer's status if the path is another one than before.
     fn publish_path(&mut self, peer: &PeerId) -> Option<PeerStatus> {
-        let entry = self.links.get(self.by_peer.get(peer)?)?;
+        let id = *self.by_peer.get(peer)?;
+        let entry = self.links.get(&id)?;
         if entry.peer.state() != PeerState::Connected {
             return None;
         }
-        entry.peer.set_path(entry.link.path()?.into(), entry.link.round_trip())
+        let path = entry.link.path()?;
+        if let Some(port) = self.ports.find(path.local) {
+            self.demux.connected(port, path.remote, id);
+        }
+        entry.peer.set_path(path.into(), entry.link.round_trip())
     }
 
     fn publish_negotiated(&mut self, link: LinkId) {
