@@ -26,12 +26,12 @@ pub use exec::{
 pub use graph::{ForeignCall, ForeignHost, ForeignOutput, ForeignReply, Plan};
 pub use manifest::{
     ConnectionDef, EndPoint, MAX_CONNECTIONS, MAX_DEPTH, MAX_MANIFEST_BYTES, MAX_NODES, Manifest, Metadata,
-    NodeDef, OnError, QueueDef, Scope,
+    NodeDef, OnError, QueueDef, QueuePolicy, Scope,
 };
-pub use metrics::{DropReason, Latency, NodeStats};
-pub use nodes::{set_model_dir, set_onnx_runtime_path};
+pub use metrics::{DropReason, EdgeStats, Latency, NodeStats};
+pub use nodes::{LayoutKind, Rect, layout, set_model_dir, set_onnx_runtime_path};
 pub use session::{
-    ErrorHook, ErrorReport, Pushed, Runner, RunnerOptions, Session, SessionOptions, SessionStats,
+    ErrorHook, ErrorReport, OutputHook, Pushed, Runner, RunnerOptions, Session, SessionOptions, SessionStats,
 };
 pub use spec::{Emit, Load, Node, NodeFactory, NodeSpec, ParamKind, ParamSpec, Params, PortSpec, Registry};
 pub use ticket::{Outcome, Ticket};

@@ -22,7 +22,7 @@ fn yaml_and_json_read_the_same() {
     assert_eq!(yaml.nodes.len(), 2);
     assert_eq!(yaml.nodes[1].params["radius"], 12);
     let queue = yaml.connections[0].queue.unwrap();
-    assert_eq!((queue.max, queue.policy), (Some(1), Some(Policy::Latest)));
+    assert_eq!((queue.max, queue.policy), (Some(1), Some(QueuePolicy::Latest)));
     assert_eq!(
         (yaml.nodes[0].on_error, yaml.nodes[0].scope, yaml.nodes[0].enabled),
         (OnError::Fail, Scope::Peer, true)
@@ -72,7 +72,7 @@ const REFUSED: &[(&str, &str, &str)] = &[
     (
         "{version: v1, nodes: [{id: a, node_type: Nope}]}",
         "node \"a\"",
-        "unknown node_type \"Nope\"; there is BackgroundBlur",
+        "unknown node_type \"Nope\"; there is Agc, BackgroundBlur",
     ),
     ("{version: v1, nodes: [{id: a, node_type: Gain, scope: shared}]}", "node \"a\"", "not built yet"),
     ("{version: v1, nodes: [{id: a, node_type: Gain}, {id: a, node_type: Gain}]}", "node \"a\"", "twice"),
@@ -184,12 +184,17 @@ const REFUSED: &[(&str, &str, &str)] = &[
     (
         "{version: v1, nodes: [{id: a, node_type: Gain}, {id: b, node_type: Gain}], connections: [{from: a, to: b, queue: {policy: hope}}]}",
         "connections[0].queue.policy",
-        "latest",
+        "not latest, drop_oldest, drop_newest, reject or block",
     ),
     (
-        "{version: v1, nodes: [{id: a, node_type: Gain}, {id: b, node_type: Gain}], connections: [{from: a, to: b, queue: {policy: block}}]}",
-        "connections[0].queue.policy",
-        "block is not built",
+        "{version: v1, nodes: [{id: a, node_type: Gain, deadline_ms: 0}]}",
+        "nodes[0].deadline_ms",
+        "is 0, not a whole number from 1 to 600000",
+    ),
+    (
+        "{version: v1, nodes: [{id: a, node_type: Gain, deadline_ms: soon}]}",
+        "nodes[0].deadline_ms",
+        "is \"soon\", not a whole number",
     ),
     (
         "{version: v1, nodes: [{id: a, node_type: Gain}, {id: b, node_type: Gain}, {id: c, node_type: Gain}], connections: [{from: a, to: c, queue: {max: 1}}, {from: b, to: c, queue: {max: 2}}]}",

@@ -12,22 +12,21 @@ use crate::spec::{Emit, Node, NodeSpec, ParamSpec, Params, PortSpec};
 /// A change of gain is spread over this long, so that it doesn't click.
 const RAMP_US: u64 = 10_000;
 
-/// `Gain`: `in` (audio) -> `out` (audio). Makes it louder or softer.
-///
-/// | parameter | range | default | |
-/// |---|---|---|---|
-/// | `gain_db` | -60..=24 | 0 | in decibels |
-/// | `gain` | 0..=16 | | as a factor; not together with `gain_db` |
-/// | `clip` | | true | holds samples within -1..=1 |
+/// `Gain`: `in` (audio) -> `out` (audio). Makes it louder or softer. A change is spread over 10 ms.
 pub(super) fn gain() -> NodeSpec {
     NodeSpec {
         node_type: "Gain".to_owned(),
         inputs: vec![PortSpec::new("in", Kind::Audio)],
         outputs: vec![PortSpec::new("out", Kind::Audio)],
         params: vec![
-            ParamSpec::number("gain_db", -60.0, 24.0, 0.0).optional(),
-            ParamSpec::number("gain", 0.0, 16.0, 1.0).optional(),
-            ParamSpec::bool("clip", true),
+            ParamSpec::number("gain_db", -60.0, 24.0, 0.0)
+                .optional()
+                .unit("dB")
+                .about("0 where neither is given"),
+            ParamSpec::number("gain", 0.0, 16.0, 1.0)
+                .optional()
+                .about("the same as a factor; not together with `gain_db`"),
+            ParamSpec::bool("clip", true).about("holds samples within -1..=1"),
         ],
         same_kind: false,
         load: simple(Gain::new),
@@ -98,19 +97,14 @@ impl Node for Gain {
 /// `Resample`: `in` (audio) -> `out` (audio). Converts to one sample rate and channel count.
 ///
 /// A few milliseconds stay inside until the next item; timestamps are carried to the sample.
-///
-/// | parameter | range | default | |
-/// |---|---|---|---|
-/// | `rate` | 8000..=192000 | 48000 | samples a second |
-/// | `channels` | 1..=2 | as the input | |
 pub(super) fn resample() -> NodeSpec {
     NodeSpec {
         node_type: "Resample".to_owned(),
         inputs: vec![PortSpec::new("in", Kind::Audio)],
         outputs: vec![PortSpec::new("out", Kind::Audio)],
         params: vec![
-            ParamSpec::integer("rate", 8_000, 192_000, 48_000),
-            ParamSpec::integer("channels", 1, 2, 1).optional(),
+            ParamSpec::integer("rate", 8_000, 192_000, 48_000).unit("Hz").about("samples a second"),
+            ParamSpec::integer("channels", 1, 2, 1).optional().about("as the input where it isn't given"),
         ],
         same_kind: false,
         load: simple(Resample::new),

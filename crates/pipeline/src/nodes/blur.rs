@@ -18,21 +18,17 @@ const RESIZING: f32 = 1.0 / 12.0 + 1.0 / 6.0;
 ///
 /// Each picture is blurred where the latest mask says background. Until a first mask has come, all of it is: what is
 /// behind a person is never shown by accident. People's colours don't bleed into the background.
-///
-/// | parameter | range | default | |
-/// |---|---|---|---|
-/// | `radius` | 1..=64 | 12 | standard deviation of the blur, in pixels of the picture |
-/// | `softness` | 0..=1 | 0.5 | width of the transition at the edge, as a share of the mask's own |
-/// | `smoothing` | 0..=0.95 | 0.3 | how much of the previous mask stays, against flicker; 0 follows at once |
 pub(super) fn spec() -> NodeSpec {
     NodeSpec {
         node_type: "BackgroundBlur".to_owned(),
         inputs: vec![PortSpec::connected("mask", Kind::Mask), PortSpec::new("in", Kind::Video)],
         outputs: vec![PortSpec::new("out", Kind::Video)],
         params: vec![
-            ParamSpec::integer("radius", 1, 64, 12),
-            ParamSpec::number("softness", 0.0, 1.0, 0.5),
-            ParamSpec::number("smoothing", 0.0, 0.95, 0.3),
+            ParamSpec::integer("radius", 1, 64, 12).unit("px").about("standard deviation of the blur"),
+            ParamSpec::number("softness", 0.0, 1.0, 0.5)
+                .about("width of the transition at the edge, as a share of the mask's own"),
+            ParamSpec::number("smoothing", 0.0, 0.95, 0.3)
+                .about("how much of the previous mask stays, against flicker; 0 follows at once"),
         ],
         same_kind: false,
         load: simple(Blur::new),

@@ -1,12 +1,23 @@
 //! The built-in node types.
 
+mod agc;
 mod audio;
+mod blend;
 mod blur;
+mod compositor;
+mod denoise;
+mod flow;
+mod layout;
+mod level;
+mod limiter;
 mod onnx;
+mod overlay;
 mod picture;
 mod plane;
 mod segment;
+mod shape;
 
+pub use layout::{LayoutKind, Rect, layout};
 pub use onnx::{set_model_dir, set_onnx_runtime_path};
 
 use std::sync::Arc;
@@ -17,7 +28,26 @@ use crate::spec::{Emit, Load, Node, NodeFactory, NodeSpec, Params, PortSpec};
 
 /// All of them.
 pub(crate) fn specs() -> Vec<NodeSpec> {
-    vec![pass_through(), audio::gain(), audio::resample(), picture::scale(), segment::spec(), blur::spec()]
+    vec![
+        pass_through(),
+        flow::tee(),
+        flow::drop(),
+        flow::throttle(),
+        audio::gain(),
+        audio::resample(),
+        limiter::spec(),
+        agc::spec(),
+        denoise::spec(),
+        level::spec(),
+        picture::scale(),
+        shape::crop(),
+        shape::flip(),
+        overlay::text(),
+        overlay::image(),
+        compositor::spec(),
+        segment::spec(),
+        blur::spec(),
+    ]
 }
 
 /// `PassThrough`: `in` (any) -> `out` (the same). Gives out what it gets.

@@ -10,21 +10,16 @@ use crate::error::NodeError;
 use crate::spec::{Emit, Node, NodeSpec, ParamSpec, Params, PortSpec};
 
 /// `Scale`: `in` (video) -> `out` (video). Brings pictures to a size.
-///
-/// | parameter | range | default | |
-/// |---|---|---|---|
-/// | `width` | 2..=8192 | must be given | in pixels |
-/// | `height` | 2..=8192 | must be given | in pixels |
-/// | `fit` | stretch, inside | stretch | inside: keeps the aspect ratio; the largest even size within width x height |
 pub(super) fn scale() -> NodeSpec {
     NodeSpec {
         node_type: "Scale".to_owned(),
         inputs: vec![PortSpec::new("in", Kind::Video)],
         outputs: vec![PortSpec::new("out", Kind::Video)],
         params: vec![
-            ParamSpec::integer("width", 2, 8192, 0).required(),
-            ParamSpec::integer("height", 2, 8192, 0).required(),
-            ParamSpec::choice("fit", &["stretch", "inside"], "stretch"),
+            ParamSpec::integer("width", 2, 8192, 0).required().unit("px").about("of the picture"),
+            ParamSpec::integer("height", 2, 8192, 0).required().unit("px").about("of the picture"),
+            ParamSpec::choice("fit", &["stretch", "inside"], "stretch")
+                .about("inside keeps the aspect ratio: the largest even size within width x height"),
         ],
         same_kind: false,
         load: simple(Scale::new),
@@ -89,6 +84,26 @@ pub(super) struct PlaneScaler {
 }
 
 impl PlaneScaler {
+    /// A part of a plane, given as left, top, width and height in its pixels, brought to `to.1` x `to.2` pixels.
+    pub fn scale_part(
+        &mut self,
+        from: (&[u8], u32, u32),
+        part: (f64, f64, f64, f64),
+        to: (&mut [u8], u32, u32),
+    ) -> Result<(), NodeError> {
+        let failed = |error: &dyn std::fmt::Display| NodeError::failed(format!("scaling a plane: {error}"));
+        let (width, height) = (f64::from(from.1), f64::from(from.2));
+        let (left, top) = (part.0.clamp(0.0, width), part.1.clamp(0.0, height));
+        let (part_w, part_h) = (part.2.min(width - left), part.3.min(height - top));
+        let source = ImageRef::new(from.1, from.2, from.0, PixelType::U8).map_err(|e| failed(&e))?;
+        let mut target = Image::from_slice_u8(to.1, to.2, to.0, PixelType::U8).map_err(|e| failed(&e))?;
+        let options = ResizeOptions::new()
+            .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
+            .crop(left, top, part_w, part_h)
+            .use_alpha(false);
+        self.resizer.resize(&source, &mut target, &options).map_err(|e| failed(&e))
+    }
+
     /// From `from.1` x `from.2` to `to.1` x `to.2` pixels, smoothly either way.
     pub fn scale(&mut self, from: (&[u8], u32, u32), to: (&mut [u8], u32, u32)) -> Result<(), NodeError> {
         if (from.1, from.2) == (to.1, to.2) {

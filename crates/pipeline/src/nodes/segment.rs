@@ -18,17 +18,18 @@ const WIDTH: u32 = 256;
 const HEIGHT: u32 = 144;
 const PIXELS: usize = (WIDTH * HEIGHT) as usize;
 
-/// `PersonSegmenter`: `in` (video) -> `mask` (mask of 256x144). Needs ONNX Runtime and the model.
-///
-/// | parameter | range | default | |
-/// |---|---|---|---|
-/// | `every` | 1..=10 | 1 | looks at every n-th picture only; the one that uses the mask keeps the last |
+/// `PersonSegmenter`: `in` (video) -> `mask` (mask of 256x144). Finds the person in a picture. Needs ONNX Runtime and the
+/// model.
 pub(super) fn spec() -> NodeSpec {
     NodeSpec {
         node_type: "PersonSegmenter".to_owned(),
         inputs: vec![PortSpec::new("in", Kind::Video)],
         outputs: vec![PortSpec::new("mask", Kind::Mask)],
-        params: vec![ParamSpec::integer("every", 1, 10, 1)],
+        params: vec![
+            ParamSpec::integer("every", 1, 10, 1)
+                .unit("pictures")
+                .about("looks at each n-th only; who uses the mask keeps the last"),
+        ],
         same_kind: false,
         load: Arc::new(|_| {
             let model = Arc::new(Model::load(MODEL)?);
