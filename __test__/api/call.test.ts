@@ -248,7 +248,10 @@ describe('configuration', () => {
     [{ signalingUrl: 'ws://127.0.0.1:1', videoCodec: 'av1' }, /videoCodec: "av1" .*vp9, vp8, h264/],
     [{ signalingUrl: 'ws://127.0.0.1:1', audio: { frameMs: 15 } }, /audio.frameMs: 15/],
     [{ signalingUrl: 'ws://127.0.0.1:1', identity: {} }, /identity: .*not built yet/],
-    [{ signalingUrl: 'ws://127.0.0.1:1', video: { content: 'film' } }, /video.content: "film" .*motion, detail, text/],
+    [
+      { signalingUrl: 'ws://127.0.0.1:1', video: { content: 'film' } },
+      /video.content: "film" .*motion, detail, text/,
+    ],
     [{ signalingUrl: 'ws://127.0.0.1:1', peerId: 'no spaces' }, /peerId/],
   ]
   test.each(bad)('%j is refused by name', async (config, message) => {
