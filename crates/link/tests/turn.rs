@@ -349,7 +349,11 @@ fn an_allocation_that_the_server_lost_is_made_anew_with_its_permissions() {
         let relayed = world.relayed();
         assert_ne!(relayed, old);
         assert_eq!(told[1..], [&TurnEvent::Allocated { relayed, mapped: client_addr() }], "by {by}");
-        // The peer in use needs no new call.
+        // The peer in use needs no new call, and its old channel isn't used.
+        assert!(world.send(peer(1, 7000), b"still there"));
+        world.run(ms(100));
+        assert_eq!(world.server.relayed.last(), Some(&(relayed, peer(1, 7000), b"still there".to_vec())));
+        assert_eq!(world.server.unpermitted, 0);
         assert!(world.peer_sends(peer(1, 7000), b"still there?"));
         world.run(ms(100));
         assert_eq!(world.got.last(), Some(&(peer(1, 7000), b"still there?".to_vec())));
@@ -373,14 +377,9 @@ fn check_asks_at_most_once_a_second() {
 fn a_server_that_keeps_losing_allocations_ends_the_client() {
     let mut world = World::allocated();
     world.run(secs(20));
-    for _ in 0..50 {
-        world.server.whim(REFRESH, Whim::Error(437, true));
-        world.server.whim(CREATE_PERMISSION, Whim::Error(437, true));
-    }
+    world.server.forgetful = true;
     world.server.forget(world.at());
-    world.send(peer(1, 7000), b"check");
-    let now = world.at();
-    world.client.check(now);
+    assert!(world.send(peer(1, 7000), b"check"));
     world.run(secs(30));
     assert_eq!(world.told().last(), Some(&&failed(TurnError::AllocationMismatch)));
     assert!(world.server.requests.len() < 20, "{}", world.server.requests.len());
@@ -485,6 +484,31 @@ fn credentials_that_expire_are_asked_for_and_nothing_is_lost_meanwhile() {
     assert_eq!(world.told().len(), 2, "{:?}", world.events);
     assert_eq!(world.server.unpermitted, 0);
     world.sound();
+}
+
+#[test]
+fn credentials_may_change_any_number_of_times() {
+    let mut world = World::allocated();
+    let mut expect = 1;
+    for n in 0..6 {
+        world.server.users.insert("alice".into(), format!("secret {n}"));
+        // Now and then the allocation goes as well.
+        if n % 3 == 2 {
+            world.run(secs(20));
+            world.server.forget(world.at());
+            expect += 1;
+        }
+        let now = world.at();
+        world.client.check(now);
+        world.run(secs(2));
+        assert_eq!(world.told().last(), Some(&&TurnEvent::CredentialsExpired), "change {n}");
+        let now = world.at();
+        world.client.set_credentials(now, "alice".into(), format!("secret {n}"));
+        world.run(secs(2));
+        assert_eq!(world.server.alive(world.at()), 1, "change {n}");
+        expect += 1;
+        assert_eq!(world.told().len(), expect, "{:?}", world.events);
+    }
 }
 
 #[test]
@@ -610,6 +634,45 @@ fn channel_numbers_rest_before_another_peer_gets_them() {
 }
 
 #[test]
+fn after_a_silence_of_any_length_the_channel_is_rebound_under_the_rules() {
+    for quiet in [290, 310, 590, 610, 700, 890, 910, 2000] {
+        let mut world = World::allocated();
+        world.bind(peer(1, 7000));
+        let unpermitted = world.server.unpermitted;
+        world.run(secs(quiet));
+        world.server.relayed.clear();
+        assert!(world.send(peer(1, 7000), b"after the silence"));
+        world.run(ms(100));
+        assert_eq!(world.server.relayed.len(), 1, "{quiet} s");
+        world.bind(peer(1, 7000));
+        assert_eq!(world.server.unpermitted, unpermitted, "{quiet} s");
+        world.sound();
+    }
+}
+
+#[test]
+fn a_peer_that_is_refused_later_is_asked_for_again() {
+    let mut world = World::allocated();
+    world.bind(peer(1, 7000));
+    world.server.forbidden.push(peer(1, 1).ip());
+    let mut sent = 0;
+    while world.told().len() == 1 {
+        assert!(world.now < secs(300) && world.send(peer(1, 7000), &numbered(sent)));
+        sent += 1;
+        world.run(secs(1));
+    }
+    assert_eq!(world.told()[1], &TurnEvent::PeerRefused { peer: peer(1, 1).ip(), code: 403 });
+    assert!(!world.send(peer(1, 7000), &numbered(sent)), "not into a channel that leads nowhere");
+    world.server.forbidden.clear();
+    world.run(secs(31));
+    assert!(world.send(peer(1, 7000), &numbered(sent)));
+    world.run(ms(100));
+    assert_eq!(numbers(&world).last(), Some(&sent));
+    assert_eq!(world.server.unpermitted, 0);
+    world.sound();
+}
+
+#[test]
 fn a_channel_that_is_refused_leaves_send_indications() {
     let mut world = World::allocated();
     world.server.whim(CHANNEL_BIND, Whim::Error(400, true));
@@ -653,7 +716,8 @@ fn ipv6_is_asked_for_and_the_families_kept_apart() {
     assert!(!world.send("[::]:7000".parse().expect("an address"), b"nobody"));
     assert!(!world.send("[ff02::fb]:5353".parse().expect("an address"), b"everybody"));
     world.bind(six);
-    assert_eq!(world.client.counters().dropped_unsendable, 3);
+    assert!(!world.send(six, &vec![0; MAX_PAYLOAD + 1]) && world.send(six, &vec![0; MAX_PAYLOAD]));
+    assert_eq!(world.client.counters().dropped_unsendable, 4);
     world.sound();
 
     let mut world = World::new(1, Path::clean(ms(10)), TurnConfig { family: Family::V6, ..config() });

@@ -151,10 +151,8 @@ impl Auth {
         let Some(made_with) = self.made_with.as_ref().filter(|c| **c != signed.credentials) else {
             return false;
         };
-        if signed.generation == self.generation {
-            self.pinned = Some(made_with.clone());
-            self.generation += 1;
-        }
+        self.pinned = Some(made_with.clone());
+        self.generation += 1;
         transaction.stale < MAX_STALE
     }
 

@@ -174,14 +174,12 @@ impl TurnClient {
             self.counters.dropped_unsendable += 1;
             return false;
         }
-        if let Some(number) = self.channels.bound(now, to) {
-            self.permissions.touch(now, to.ip());
-            return self.transmit_data(
-                now,
-                channel_data(number, payload, self.config.stream),
-                payload.len(),
-                true,
-            );
+        // A channel outlives a permission, and leads nowhere without one.
+        if let Some(number) = self.channels.bound(now, to)
+            && self.permissions.touch(now, to.ip())
+        {
+            let message = channel_data(number, payload, self.config.stream);
+            return self.transmit_data(now, message, payload.len(), true);
         }
         let sent = self.send_unbound(now, to, payload);
         self.ask_peers(now);

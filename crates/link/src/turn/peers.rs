@@ -129,11 +129,11 @@ impl Permissions {
         Some(permission)
     }
 
-    /// Something was sent to this peer over a channel.
-    pub fn touch(&mut self, now: Instant, peer: IpAddr) {
-        if let Some(permission) = self.0.get_mut(&peer) {
-            permission.last_used = now;
-        }
+    /// Something is to be sent to this peer over a channel: true if it is let through, and then it counts as used.
+    pub fn touch(&mut self, now: Instant, peer: IpAddr) -> bool {
+        let Some(permission) = self.0.get_mut(&peer).filter(|p| p.granted(now)) else { return false };
+        permission.last_used = now;
+        true
     }
 
     /// Those to be asked for now. They count as asked for.

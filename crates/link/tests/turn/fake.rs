@@ -179,6 +179,8 @@ pub struct Server {
     pub relay: IpAddr,
     /// Peers that are answered 403.
     pub forbidden: Vec<IpAddr>,
+    /// Every allocation is lost as soon as it is made.
+    pub forgetful: bool,
     whims: Vec<(u16, Whim)>,
     nonce: u32,
     nonce_since: Instant,
@@ -209,6 +211,7 @@ impl Server {
             nonce_lifetime: Duration::from_secs(3600),
             relay: IpAddr::from([198, 51, 100, 1]),
             forbidden: Vec::new(),
+            forgetful: false,
             whims: Vec::new(),
             nonce: 1,
             nonce_since: now,
@@ -261,7 +264,7 @@ impl Server {
 
     /// From the client. What goes back to it.
     pub fn handle(&mut self, now: Instant, from: SocketAddr, data: &[u8]) -> Vec<Vec<u8>> {
-        self.allocations.retain(|_, a| a.expires > now);
+        self.allocations.retain(|_, a| a.expires > now && !self.forgetful);
         if data.first().is_some_and(|b| b >> 6 == 1) {
             self.handle_channel_data(now, from, data);
             return Vec::new();
