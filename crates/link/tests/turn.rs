@@ -500,7 +500,9 @@ fn credentials_may_change_any_number_of_times() {
         }
         let now = world.at();
         world.client.check(now);
+        (2..6).for_each(|host| world.client.permit(now, peer(10 * n + host, 1).ip()));
         world.run(secs(2));
+        // However many requests were refused, it is told once.
         assert_eq!(world.told().last(), Some(&&TurnEvent::CredentialsExpired), "change {n}");
         let now = world.at();
         world.client.set_credentials(now, "alice".into(), format!("secret {n}"));
@@ -509,6 +511,39 @@ fn credentials_may_change_any_number_of_times() {
         expect += 1;
         assert_eq!(world.told().len(), expect, "{:?}", world.events);
     }
+    // They change between the loss of an allocation and the next: as good a reason to ask as the first time.
+    world.run(secs(20));
+    world.server.forget(world.at());
+    let (now, refreshed) = (world.at(), world.server.count(REFRESH));
+    world.client.check(now);
+    assert!(world.run_until(secs(1), |w| w.server.count(REFRESH) == refreshed + 2));
+    world.server.users.insert("alice".into(), "the last".into());
+    world.run(secs(1));
+    assert_eq!(world.told().last(), Some(&&TurnEvent::CredentialsExpired));
+    let now = world.at();
+    world.client.set_credentials(now, "alice".into(), "the last".into());
+    world.run(secs(1));
+    assert_eq!(world.server.alive(world.at()), 1);
+}
+
+#[test]
+fn an_allocation_that_lives_on_at_the_server_alone_is_replaced() {
+    let mut world = World::allocated();
+    world.run(secs(280));
+    // Requests get through, answers don't, until the lifetime that the client knows is over.
+    let clean = Path::clean(ms(10));
+    world.network.set_path_from(server_addr(), Path { loss: 1.0, ..clean });
+    world.run(secs(321));
+    assert_eq!(world.client.relayed(), None);
+    world.network.set_path_from(server_addr(), clean);
+    world.run(secs(10));
+    assert!(
+        matches!(world.told()[..], [TurnEvent::Allocated { .. }, TurnEvent::Allocated { .. }]),
+        "{:?}",
+        world.events
+    );
+    assert_eq!(world.server.alive(world.at()), 1);
+    world.sound();
 }
 
 #[test]
@@ -546,6 +581,18 @@ fn a_new_name_is_tried_and_the_old_one_kept_for_the_allocation_that_belongs_to_i
     let (_, last) = world.server.requests.iter().rfind(|(_, r)| r.method == ALLOCATE).expect("an Allocate");
     assert_eq!(last.text(USERNAME), "1999999999:alice");
     assert_eq!(world.told().len(), 2);
+
+    // The old name is over before the allocation: it runs out, and the new name makes another.
+    let now = world.at();
+    world.server.users.insert("2999999999:alice".into(), "fresher".into());
+    assert!(world.client.set_credentials(now, "2999999999:alice".into(), "fresher".into()));
+    world.client.check(now);
+    world.run(secs(1));
+    world.server.users.remove("1999999999:alice");
+    world.run(secs(700));
+    assert!(matches!(world.told().last(), Some(TurnEvent::Allocated { .. })), "{:?}", world.events);
+    let (_, last) = world.server.requests.iter().rfind(|(_, r)| r.method == ALLOCATE).expect("an Allocate");
+    assert_eq!(last.text(USERNAME), "2999999999:alice");
 }
 
 #[test]

@@ -318,13 +318,6 @@ impl Channels {
         c.next = Some(now + REFUSED);
     }
 
-    /// The server lets nothing through to this address: back to Send indications, which ask for a permission.
-    pub fn unbind(&mut self, peer: IpAddr) {
-        for (_, channel) in self.by_peer.iter_mut().filter(|(p, _)| p.ip() == peer) {
-            channel.bound_until = None;
-        }
-    }
-
     /// The allocation is gone, and with it all channels. Numbers go on counting, so that what is still under way isn't
     /// taken for another peer's.
     pub fn lost(&mut self) {

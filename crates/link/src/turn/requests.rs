@@ -245,9 +245,6 @@ impl TurnClient {
             }
             self.report(TurnEvent::CredentialsExpired);
         }
-        if self.parked.contains(&kind) {
-            return;
-        }
         if self.parked.len() < MAX_PERMISSIONS + MAX_CHANNELS {
             self.parked.push(kind);
         } else {
@@ -277,7 +274,6 @@ impl TurnClient {
             (Kind::Refresh, code) => self.in_vain(now, Kind::Refresh, TurnError::Refused { code, reason }),
             (Kind::Permission(peer), code) => {
                 self.counters.dropped_unpermitted += self.permissions.refused(now, peer);
-                self.channels.unbind(peer);
                 self.report(TurnEvent::PeerRefused { peer, code });
             }
             (Kind::Channel(peer, _), _) => self.channels.refused(now, peer),
