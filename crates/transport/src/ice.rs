@@ -137,7 +137,7 @@ mod tests {
         };
         assert_eq!(turn.to_string(), "turns:[2001:db8::1]:5349?transport=tcp");
         assert!(!format!("{turn:?}").contains("hunter2"));
-        assert!(TurnServer::check_all(&[turn.clone()]).is_ok());
+        assert!(TurnServer::check_all(std::slice::from_ref(&turn)).is_ok());
         assert!(TurnServer::check_all(&[TurnServer { username: String::new(), ..turn.clone() }]).is_err());
         assert!(TurnServer::check_all(&vec![turn; 9]).is_err());
         assert!(StunServer::check_all(&[StunServer { port: 0, ..stun }]).is_err());

@@ -4,17 +4,21 @@ use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use remotemedia_link::turn::StreamDeframer;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use socket2::{SockRef, TcpKeepalive};
 
 use super::socket::SocketCounters;
 
 /// What may wait for the stream. What comes on top is dropped, as a full socket drops it: late media is worth nothing.
 const MAX_WAITING: usize = 256 << 10;
+/// Silence after which the system sees whether the server is still there.
+const KEEPALIVE: Duration = Duration::from_secs(60);
 /// Bytes read in one turn, so that other sockets have theirs.
 const READ_A_TURN: usize = 256 << 10;
 /// Bytes given to TLS at a time: one record (RFC 8446, section 5.1).
@@ -93,8 +97,9 @@ impl Stream {
                 Err(e) => return Err(e.to_string()),
             }
             self.tcp_up = true;
-            // A refusal costs a little delay.
+            // A refusal costs a little delay, or that a NAT forgets a stream without traffic.
             let _ = self.io.set_nodelay(true);
+            let _ = SockRef::from(&self.io).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE));
         }
         self.flush()
     }
@@ -264,4 +269,147 @@ fn client_config(pem: &str) -> Result<Arc<ClientConfig>, String> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(Arc::new(config))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+    use std::thread::JoinHandle;
+    use std::time::Instant;
+
+    /// ChannelData (RFC 8656, section 12.4) that carries its number.
+    fn message(n: u32, len: usize) -> Bytes {
+        let mut data = vec![0x40, 1];
+        data.extend((len as u16).to_be_bytes());
+        data.extend((0..len).map(|i| n.to_be_bytes()[i % 4]));
+        data.resize(data.len().next_multiple_of(4), 0);
+        data.into()
+    }
+
+    fn number(message: &[u8]) -> u32 {
+        u32::from_be_bytes(message[4..8].try_into().unwrap())
+    }
+
+    fn tls() -> (Arc<rustls::ServerConfig>, String) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate =
+            rcgen::CertificateParams::new(vec!["turn.example".into()]).unwrap().self_signed(&key).unwrap();
+        let chain = vec![certificate.der().clone()];
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+            .unwrap();
+        (Arc::new(config), certificate.pem())
+    }
+
+    /// A server that first lets `pause` pass, then takes messages until the last of `count`, and sends each back.
+    fn echo(
+        pause: Duration,
+        last: u32,
+        tls: Option<Arc<rustls::ServerConfig>>,
+    ) -> (SocketAddr, JoinHandle<Vec<u32>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let thread = std::thread::spawn(move || {
+            let (mut tcp, _) = listener.accept().unwrap();
+            let mut connection = tls.map(|config| rustls::ServerConnection::new(config).unwrap());
+            while connection.as_ref().is_some_and(|c| c.is_handshaking()) {
+                connection.as_mut().unwrap().complete_io(&mut tcp).unwrap();
+            }
+            std::thread::sleep(pause);
+            match connection {
+                Some(mut c) => take(&mut rustls::Stream::new(&mut c, &mut tcp), last),
+                None => take(&mut tcp, last),
+            }
+        });
+        (address, thread)
+    }
+
+    fn take(stream: &mut (impl Read + Write), last: u32) -> Vec<u32> {
+        let (mut deframer, mut numbers, mut buffer) = (StreamDeframer::new(), Vec::new(), vec![0; 65_536]);
+        while numbers.last() != Some(&last) {
+            let n = stream.read(&mut buffer).unwrap();
+            deframer.push(&buffer[..n]).unwrap();
+            while let Some(message) = deframer.pop().unwrap() {
+                numbers.push(number(&message));
+                let mut back = message.to_vec();
+                back.resize(back.len().next_multiple_of(4), 0);
+                stream.write_all(&back).unwrap();
+            }
+        }
+        numbers
+    }
+
+    fn until(what: &str, mut done: impl FnMut() -> bool) {
+        let limit = Instant::now() + Duration::from_secs(20);
+        while !done() {
+            assert!(Instant::now() < limit, "{what}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn a_server_that_takes_nothing_costs_no_more_than_the_bound_and_messages_stay_whole() {
+        let (server, pem) = tls();
+        for over_tls in [false, true] {
+            let config = over_tls.then(|| client_config(&pem).unwrap());
+            let count = 30_000;
+            let (address, thread) = echo(Duration::from_millis(500), count, over_tls.then(|| server.clone()));
+            let mut stream = Stream::connect(address, config.map(|c| (c, "turn.example"))).unwrap();
+            // What is sent before the stream is up waits for that.
+            stream.send(message(0, 100));
+            until("the stream is up", || {
+                stream.on_writable().unwrap();
+                stream.receive(|_| {}).unwrap();
+                stream.is_up()
+            });
+            for n in 1..count {
+                stream.send(message(n, 1200));
+                stream.flush().unwrap();
+                assert!(stream.waiting_bytes <= MAX_WAITING);
+            }
+            assert!(stream.counters.dropped_full > 100, "{:?}", stream.counters);
+            let mut back = Vec::new();
+            let mut ended = false;
+            until("everything comes back", || {
+                if !ended && stream.waiting.is_empty() {
+                    stream.send(message(count, 8));
+                    ended = true;
+                }
+                stream.flush().unwrap();
+                // The server may close once it has sent everything.
+                let _ = stream.receive(|m| back.push(number(&m)));
+                back.last() == Some(&count)
+            });
+            let taken = thread.join().unwrap();
+            assert_eq!(taken, back);
+            assert!(taken.windows(2).all(|w| w[0] < w[1]), "in order, none twice");
+            assert_eq!(taken.len() as u64 + stream.counters.dropped_full, u64::from(count) + 1);
+            assert_eq!(stream.counters.datagrams_sent, taken.len() as u64);
+        }
+    }
+
+    #[test]
+    fn a_certificate_for_another_name_is_refused() {
+        let (server, pem) = tls();
+        let (address, _thread) = echo(Duration::ZERO, 0, Some(server));
+        let config = client_config(&pem).unwrap();
+        let mut stream = Stream::connect(address, Some((config, "other.example"))).unwrap();
+        let mut error = None;
+        until("the refusal", || {
+            error = stream.on_writable().err().or_else(|| stream.receive(|_| {}).err());
+            error.is_some()
+        });
+        let error = error.unwrap();
+        assert!(
+            error.starts_with("TLS: invalid peer certificate: certificate not valid for name"),
+            "{error}"
+        );
+        assert!(client_config("").is_err(), "nobody is trusted");
+        assert!(client_config("-----BEGIN CERTIFICATE-----\n%%\n-----END CERTIFICATE-----\n").is_err());
+    }
 }
