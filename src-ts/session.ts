@@ -1,22 +1,11 @@
-import { type DataKind, release, type Sendable, type TransportData, toNative } from './data.js'
+import { type DataKind, type Sendable, type TransportData, toNative } from './data.js'
 import { checkKnownKeys, configError, WebRtcError } from './errors.js'
+import { Inbox, type Received, type ReceiveOptions } from './inbox.js'
 import type { NativePlan, RouteOptions as NativeRoute, NativeTransport } from './native/binding.cjs'
 import { check, unwrap } from './native/result.js'
 import type { PipelineRunner } from './pipeline/runner.js'
 
-/** Something that came from a peer. */
-export interface Received {
-  peerId: string
-  data: TransportData
-}
-
-export interface ReceiveOptions {
-  /** Only this kind. Default: any. */
-  kind?: DataKind
-  signal?: AbortSignal
-  /** Then `ERR_ABORTED`. Default: no limit. */
-  timeoutMs?: number
-}
+export type { Received, ReceiveOptions }
 
 /** From peers, through the graph, on to peers: native, without JavaScript for each frame. */
 export interface RouteOptions {
@@ -54,6 +43,8 @@ export interface SessionHost {
   hasLeft(peerId: string): boolean
   /** Which media sessions want has changed. */
   wantsChanged(): void
+  /** A session doesn't read this peer's messages, or does again. */
+  hold(session: MultiPeerSession, peerId: string, hold: boolean): void
   closed(session: MultiPeerSession): void
 }
 
@@ -65,11 +56,8 @@ export class MultiPeerSession implements AsyncDisposable, AsyncIterable<Received
   readonly id: string
   readonly #host: SessionHost
   readonly #number: number
-  readonly #queue: Received[] = []
-  readonly #waiting = new Set<Waiting>()
+  readonly #inbox: Inbox
   readonly #routes = new Set<Route>()
-  #receiving = false
-  #dropped = 0
   #closed: Promise<void> | undefined
 
   /** @internal */
@@ -77,11 +65,19 @@ export class MultiPeerSession implements AsyncDisposable, AsyncIterable<Received
     this.#host = host
     this.#number = unwrap(host.native.createSession(plan))
     this.id = `session-${this.#number}`
+    this.#inbox = new Inbox({
+      hold: (peerId, hold) => host.hold(this, peerId, hold),
+      wantsChanged: () => host.wantsChanged(),
+      hasLeft: (peerId) => host.hasLeft(peerId),
+    })
   }
 
-  /** Items dropped because nobody read them: raw video is kept one a peer, audio 100 ms, messages 1024 in all. */
+  /**
+   * Items dropped because nobody read them: raw video is kept one a peer, audio 100 ms a peer. Messages are not dropped: with 1024 or
+   * 4 MiB unread the peer is made to wait.
+   */
   get dropped(): number {
-    return this.#dropped
+    return this.#inbox.dropped
   }
 
   sendToPeer(peerId: string, data: Sendable): Promise<void> {
@@ -92,14 +88,17 @@ export class MultiPeerSession implements AsyncDisposable, AsyncIterable<Received
     return this.#open(() => this.#host.broadcast(data, exclude))
   }
 
-  /** The next thing that any peer sent; close its frame. Null once the session is closed. What is not read is dropped, oldest first. */
+  /**
+   * The next thing that any peer sent; close its frame. Null once the session is closed. From the first call on, what is asked for is
+   * kept until it is read: media as far as `dropped` says, messages all of them, for which a peer is made to wait.
+   */
   recvFromAny(options: ReceiveOptions = {}): Promise<Received | null> {
-    return this.#receive(undefined, options)
+    return this.#inbox.take(undefined, options)
   }
 
   /** The next thing that this peer sent; close its frame. Null once that peer left or the session is closed. */
   async recvFromPeer(peerId: string, options: ReceiveOptions = {}): Promise<TransportData | null> {
-    return (await this.#receive(peerId, options))?.data ?? null
+    return (await this.#inbox.take(peerId, options))?.data ?? null
   }
 
   async *[Symbol.asyncIterator](): AsyncIterator<Received> {
@@ -161,102 +160,23 @@ export class MultiPeerSession implements AsyncDisposable, AsyncIterable<Received
     return this.close()
   }
 
-  /** @internal Whether what peers send has to come to JavaScript for this session. */
-  get receiving(): boolean {
-    return this.#receiving && !this.#closed
+  /** @internal Whether this has to come to JavaScript for this session. */
+  wants(kind: DataKind): boolean {
+    return this.#inbox.wants(kind)
   }
 
-  /** @internal Takes an item over. */
-  deliver(item: Received): void {
-    for (const waiting of this.#waiting) {
-      if (matches(waiting, item)) {
-        waiting.settle(item)
-        return
-      }
-    }
-    this.#keep(item)
+  /** @internal Takes an item over; `bytes` long, if it is a message. */
+  deliver(item: Received, bytes: number): void {
+    this.#inbox.deliver(item, bytes)
   }
 
   /** @internal */
   peerLeft(peerId: string): void {
-    for (const waiting of [...this.#waiting]) if (waiting.peerId === peerId) waiting.settle(null)
-  }
-
-  /** Bounds what nobody reads: video newest only, audio 100 ms, messages oldest first. */
-  #keep(item: Received): void {
-    const queue = this.#queue
-    const same = (other: Received) =>
-      other.peerId === item.peerId && other.data.data.kind === item.data.data.kind
-    const drop = (index: number) => {
-      this.#dropped++
-      for (const { data } of queue.splice(index, 1)) release(data)
-    }
-    const { data } = item.data
-    if (data.kind === 'video') {
-      const old = queue.findIndex(same)
-      if (old >= 0) drop(old)
-    } else if (data.kind === 'audio') {
-      let waiting = audioMs(item.data)
-      for (const other of queue) if (same(other)) waiting += audioMs(other.data)
-      while (waiting > MAX_AUDIO_MS) {
-        const old = queue.findIndex(same)
-        if (old < 0) break
-        waiting -= audioMs(queue[old]!.data)
-        drop(old)
-      }
-    } else if (queue.length >= MAX_MESSAGES) {
-      const old = queue.findIndex((other) => !['audio', 'video'].includes(other.data.data.kind))
-      if (old >= 0) drop(old)
-    }
-    queue.push(item)
-  }
-
-  #receive(peerId: string | undefined, options: ReceiveOptions): Promise<Received | null> {
-    const { kind, signal, timeoutMs } = options
-    if (timeoutMs !== undefined && !(timeoutMs >= 0))
-      throw configError('timeoutMs', timeoutMs, 'milliseconds')
-    if (this.#closed) return Promise.resolve(null)
-    if (signal?.aborted) return Promise.reject(aborted(signal))
-    if (!this.#receiving) {
-      this.#receiving = true
-      this.#host.wantsChanged()
-    }
-    const index = this.#queue.findIndex((item) => matches({ peerId, kind }, item))
-    if (index >= 0) return Promise.resolve(this.#queue.splice(index, 1)[0]!)
-    if (peerId !== undefined && this.#host.hasLeft(peerId)) return Promise.resolve(null)
-    return new Promise((resolve, reject) => {
-      const finish = () => {
-        this.#waiting.delete(waiting)
-        clearTimeout(timer)
-        signal?.removeEventListener('abort', onAbort)
-      }
-      const waiting: Waiting = {
-        peerId,
-        kind,
-        settle: (item) => {
-          finish()
-          resolve(item)
-        },
-      }
-      const onAbort = () => {
-        finish()
-        reject(aborted(signal!))
-      }
-      const timer =
-        timeoutMs === undefined
-          ? undefined
-          : setTimeout(() => {
-              finish()
-              reject(new WebRtcError('ERR_ABORTED', `nothing came within ${timeoutMs} ms`))
-            }, timeoutMs)
-      signal?.addEventListener('abort', onAbort, { once: true })
-      this.#waiting.add(waiting)
-    })
+    this.#inbox.peerLeft(peerId)
   }
 
   async #end(): Promise<void> {
-    for (const waiting of [...this.#waiting]) waiting.settle(null)
-    for (const { data } of this.#queue.splice(0)) release(data)
+    this.#inbox.close()
     this.#routes.clear()
     this.#host.native.closeSession(this.#number)
     this.#host.closed(this)
@@ -309,29 +229,6 @@ export class Route {
   }
 }
 
-interface Waiting {
-  peerId: string | undefined
-  kind: DataKind | undefined
-  settle(item: Received | null): void
-}
-
-const MAX_AUDIO_MS = 100
-const MAX_MESSAGES = 1024
-
-function matches(
-  wanted: { peerId: string | undefined; kind: DataKind | undefined },
-  item: Received,
-): boolean {
-  return (
-    (wanted.peerId === undefined || wanted.peerId === item.peerId) &&
-    (wanted.kind === undefined || wanted.kind === item.data.data.kind)
-  )
-}
-
-function audioMs({ data }: TransportData): number {
-  return data.kind === 'audio' ? (data.samples.length / data.channels / data.sampleRate) * 1000 : 0
-}
-
 function toNativeRoute(options: RouteOptions): NativeRoute {
   checkKnownKeys('route', options, ['from', 'track', 'through', 'to'])
   const { from, track, through, to } = options
@@ -352,8 +249,4 @@ function toNativeRoute(options: RouteOptions): NativeRoute {
 
 function isIds(value: unknown): value is string[] {
   return Array.isArray(value) && value.every((id) => typeof id === 'string')
-}
-
-function aborted(signal: AbortSignal): WebRtcError {
-  return new WebRtcError('ERR_ABORTED', 'the call was aborted', { cause: signal.reason })
 }

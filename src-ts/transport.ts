@@ -108,6 +108,8 @@ export class WebRtcTransport
   readonly #opening = new Map<string, Settle<DataChannel> & { label: string }>()
   readonly #connects = new Map<number, Settle<PeerId>>()
   readonly #statistics = new Map<number, Settle<Map<string, RTCStats>>>()
+  /** Sessions that have enough of a peer's messages. */
+  readonly #holders = new Map<PeerId, Set<MultiPeerSession>>()
   readonly #drains = new Map<PeerId, Settle<void>[]>()
   #membership: Membership | undefined
   #nextRequest = 1
@@ -151,6 +153,7 @@ export class WebRtcTransport
       broadcast: (data, exclude) => this.broadcast(data, exclude),
       hasLeft: (peerId) => this.#gone.has(peerId),
       wantsChanged: () => this.#subscribe(),
+      hold: (session, peerId, hold) => this.#hold(session, peerId, hold),
       closed: (session) => {
         this.#sessions.delete(session)
         this.#subscribe()
@@ -465,6 +468,14 @@ export class WebRtcTransport
     }
   }
 
+  /** A peer waits with its messages as long as one session has enough of them. */
+  #hold(session: MultiPeerSession, peerId: PeerId, hold: boolean): void {
+    const holders = this.#holders.get(peerId) ?? new Set()
+    if (hold) this.#holders.set(peerId, holders.add(session))
+    else if (holders.delete(session) && holders.size === 0) this.#holders.delete(peerId)
+    if (!this.#closed) this.#native.holdMessages(peerId, holders.size > 0)
+  }
+
   #message(peerId: PeerId, channel: number, item: ItemOut): void {
     let data: TransportData
     try {
@@ -476,16 +487,17 @@ export class WebRtcTransport
       return
     }
     if (channel === 0) {
-      this.#give('data', { peerId, data })
+      this.#give('data', { peerId, data }, 2 * (item.text?.length ?? 0) + (item.data?.length ?? 0))
     } else if (data.data.kind === 'text' || data.data.kind === 'json' || data.data.kind === 'binary') {
       this.#channels.get(`${channel}/${peerId}`)?.receive(data.data, (error) => this.#threw(error))
     }
   }
 
   /** Each session and the listeners get a reference of their own. */
-  #give(name: 'audio' | 'video' | 'data', received: Received): void {
+  #give(name: 'audio' | 'video' | 'data', received: Received, bytes = 0): void {
     for (const session of this.#sessions) {
-      if (session.receiving) session.deliver({ ...received, data: share(received.data) })
+      if (session.wants(received.data.data.kind))
+        session.deliver({ ...received, data: share(received.data) }, bytes)
     }
     const returned: unknown[] = []
     this.dispatch(name, received, (error) => this.#threw(error), returned)
@@ -529,9 +541,9 @@ export class WebRtcTransport
   /** Media comes to JavaScript only while somebody there wants it. */
   #subscribe(): void {
     if (this.#closed) return
-    const receiving = [...this.#sessions].some((session) => session.receiving)
-    const audio = receiving || this.listenerCount('audio') > 0
-    const video = receiving || this.listenerCount('video') > 0
+    const wanted = (kind: 'audio' | 'video') => [...this.#sessions].some((session) => session.wants(kind))
+    const audio = wanted('audio') || this.listenerCount('audio') > 0
+    const video = wanted('video') || this.listenerCount('video') > 0
     if (audio === this.#subscribed.audio && video === this.#subscribed.video) return
     this.#subscribed = { audio, video }
     this.#native.subscribe(audio, video)
@@ -583,6 +595,7 @@ export class WebRtcTransport
 
   #forget(peerId: PeerId): void {
     this.#failDrains(peerId, 'it left')
+    this.#holders.delete(peerId)
     this.#gone.add(peerId)
     // Only to answer recvFromPeer for those who left lately.
     if (this.#gone.size > MAX_REMEMBERED) this.#gone.delete(this.#gone.values().next().value!)

@@ -185,8 +185,8 @@ pub struct NodeStatsOut {
 pub struct NativeCounters {
     /// Datagrams of nobody here.
     pub unknown_datagrams: f64,
-    /// Datagrams put off because messages were not taken.
-    pub congested_datagrams: f64,
+    /// Peers that wait because their messages are not taken.
+    pub held_peers: f64,
     /// Media lost to an overloaded net thread.
     pub media_commands_dropped: f64,
     /// Invalid offers, answers, candidates.
@@ -393,6 +393,12 @@ impl JsTransport {
         sent(self.transport.send_message(&peer_id, channel, Message::Binary(data.to_vec().into())))
     }
 
+    /// Makes a peer wait with its messages, or lets it go on.
+    #[napi(catch_unwind)]
+    pub fn hold_messages(&self, peer_id: String, hold: bool) {
+        self.transport.hold_messages(&peer_id, hold);
+    }
+
     /// Bytes not yet acknowledged.
     #[napi(catch_unwind)]
     pub fn buffered_amount(&self, peer_id: String, channel: u32) -> f64 {
@@ -482,7 +488,7 @@ impl JsTransport {
         let c = self.transport.counters();
         NativeCounters {
             unknown_datagrams: c.unknown_datagrams as f64,
-            congested_datagrams: c.congested_datagrams as f64,
+            held_peers: c.held_peers as f64,
             media_commands_dropped: c.media_commands_dropped as f64,
             signals_refused: c.signals_refused as f64,
             packets_refused: c.packets_refused as f64,

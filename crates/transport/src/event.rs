@@ -2,15 +2,15 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use remotemedia_media::{AudioFrame, VideoFrame};
 
 use crate::{Message, PeerAnnouncement, PeerId, PeerStats, PeerStatus, Reason, Signal, TransportError};
 
-/// Received messages that wait for the owner, in bytes, before peers are made to wait.
-pub const MAX_WAITING_MESSAGE_BYTES: usize = 8 << 20;
+/// Received messages that wait for the owner, in bytes a peer, before that peer is made to wait. It goes on at half of it.
+pub const MAX_WAITING_MESSAGE_BYTES: usize = 4 << 20;
 /// Received audio that waits for the owner, a peer: older samples are dropped beyond it.
 pub const MAX_WAITING_AUDIO_US: i64 = 100_000;
 const MAX_WAITING_EVENTS: usize = 65_536;
@@ -160,7 +160,6 @@ pub(crate) struct EventQueue {
     /// `None` once the owner has closed the transport: it may keep things alive that should go.
     wake: Mutex<Option<Box<dyn Fn() + Send + Sync>>>,
     woken: AtomicBool,
-    message_bytes: AtomicUsize,
     video_dropped: AtomicU64,
     audio_dropped: AtomicU64,
     events_dropped: AtomicU64,
@@ -171,6 +170,10 @@ struct Waiting {
     events: VecDeque<Event>,
     audio: HashMap<PeerId, VecDeque<AudioFrame>>,
     video: HashMap<PeerId, VideoFrame>,
+    /// Of `events`, how many are messages: those are bounded by their bytes.
+    message_count: usize,
+    /// Bytes of each peer's messages, and whether it is made to wait for them to be taken.
+    messages: HashMap<PeerId, (usize, bool)>,
 }
 
 impl EventQueue {
@@ -179,11 +182,26 @@ impl EventQueue {
             inner: Mutex::default(),
             wake: Mutex::new(Some(wake)),
             woken: AtomicBool::new(false),
-            message_bytes: AtomicUsize::new(0),
             video_dropped: AtomicU64::new(0),
             audio_dropped: AtomicU64::new(0),
             events_dropped: AtomicU64::new(0),
         }
+    }
+
+    /// As [`EventQueue::push`], for a message. True: its peer is to wait, until [`EventQueue::drain`] says otherwise.
+    pub(crate) fn push_message(&self, peer: PeerId, channel: u32, message: Message) -> bool {
+        let full = {
+            let mut waiting = crate::lock(&self.inner);
+            let (bytes, held) = waiting.messages.entry(peer.clone()).or_default();
+            *bytes += message.cost();
+            let full = *bytes > MAX_WAITING_MESSAGE_BYTES && !*held;
+            *held |= full;
+            waiting.events.push_back(Event::Message { peer, channel, message });
+            waiting.message_count += 1;
+            full
+        };
+        self.wake_owner();
+        full
     }
 
     pub(crate) fn push(&self, event: Event) {
@@ -206,17 +224,18 @@ impl EventQueue {
                     }
                 }
                 event => {
-                    if waiting.events.len() >= MAX_WAITING_EVENTS {
+                    if waiting.events.len() - waiting.message_count >= MAX_WAITING_EVENTS {
                         self.events_dropped.fetch_add(1, Ordering::Relaxed);
                         return;
-                    }
-                    if let Event::Message { message, .. } = &event {
-                        self.message_bytes.fetch_add(message.cost(), Ordering::Relaxed);
                     }
                     waiting.events.push_back(event);
                 }
             }
         }
+        self.wake_owner();
+    }
+
+    fn wake_owner(&self) {
         if !self.woken.swap(true, Ordering::AcqRel)
             && let Some(wake) = &*crate::lock(&self.wake)
         {
@@ -224,15 +243,27 @@ impl EventQueue {
         }
     }
 
-    /// Takes what waits, at most `max` events beside the frames. Says whether more is left.
-    pub(crate) fn drain(&self, max: usize, out: &mut Vec<Event>) -> bool {
+    /// Takes what waits, at most `max` events beside the frames. Says whether more is left, and tells `release` of peers that need
+    /// not wait any more.
+    pub(crate) fn drain(&self, max: usize, out: &mut Vec<Event>, mut release: impl FnMut(PeerId)) -> bool {
         // Cleared before looking, so that a push from here on wakes again.
         self.woken.store(false, Ordering::Release);
-        let mut waiting = crate::lock(&self.inner);
+        let mut guard = crate::lock(&self.inner);
+        let waiting = &mut *guard;
         let take = waiting.events.len().min(max);
         for event in waiting.events.drain(..take) {
-            if let Event::Message { message, .. } = &event {
-                self.message_bytes.fetch_sub(message.cost(), Ordering::Relaxed);
+            waiting.message_count -= usize::from(matches!(event, Event::Message { .. }));
+            if let Event::Message { peer, message, .. } = &event
+                && let Some((bytes, held)) = waiting.messages.get_mut(peer)
+            {
+                *bytes -= message.cost();
+                if *held && *bytes <= MAX_WAITING_MESSAGE_BYTES / 2 {
+                    *held = false;
+                    release(peer.clone());
+                }
+                if *bytes == 0 {
+                    waiting.messages.remove(peer);
+                }
             }
             out.push(event);
         }
@@ -248,17 +279,12 @@ impl EventQueue {
         crate::lock(&self.wake).take();
     }
 
-    /// More messages wait than the owner should be given: peers must wait.
-    pub(crate) fn is_congested(&self) -> bool {
-        self.message_bytes.load(Ordering::Relaxed) > MAX_WAITING_MESSAGE_BYTES
-    }
-
     pub(crate) fn counters(&self) -> EventCounters {
         EventCounters {
             video_dropped: self.video_dropped.load(Ordering::Relaxed),
             audio_dropped: self.audio_dropped.load(Ordering::Relaxed),
             events_dropped: self.events_dropped.load(Ordering::Relaxed),
-            message_bytes: self.message_bytes.load(Ordering::Relaxed),
+            message_bytes: crate::lock(&self.inner).messages.values().map(|(bytes, _)| bytes).sum(),
         }
     }
 }
@@ -277,6 +303,7 @@ impl Message {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
 
     use super::*;
 
@@ -297,7 +324,7 @@ mod tests {
         }
         assert_eq!(wakes.load(Ordering::Relaxed), 1);
         let mut out = Vec::new();
-        assert!(!queue.drain(10, &mut out));
+        assert!(!queue.drain(10, &mut out, |_| {}));
         let audio = out.iter().filter(|e| matches!(e, Event::Audio { .. })).count();
         assert_eq!(audio, 5, "100 ms of 20 ms frames");
         let video: Vec<_> = out
@@ -312,19 +339,19 @@ mod tests {
     }
 
     #[test]
-    fn messages_congest_until_they_are_taken() {
+    fn a_peer_waits_while_its_own_messages_are_not_taken() {
         let queue = EventQueue::new(Box::new(|| {}));
         let body = Bytes::from(vec![0; 1 << 20]);
-        for _ in 0..9 {
-            queue.push(Event::Message {
-                peer: "a".into(),
-                channel: 0,
-                message: Message::Binary(body.clone()),
-            });
-        }
-        assert!(queue.is_congested());
+        let push = |peer: &str| queue.push_message(peer.into(), 0, Message::Binary(body.clone()));
+        assert_eq!([(); 5].map(|()| push("a")), [false, false, false, true, false], "told once");
+        assert!(!push("b"), "another peer is not held for it");
+        let mut released = Vec::new();
         let mut out = Vec::new();
-        assert!(queue.drain(4, &mut out));
-        assert!(!queue.is_congested());
+        assert!(queue.drain(2, &mut out, |peer| released.push(peer)));
+        assert!(released.is_empty());
+        assert!(queue.drain(2, &mut out, |peer| released.push(peer)));
+        assert_eq!(released, [PeerId::from("a")], "at half of it");
+        assert!(!queue.drain(9, &mut out, |peer| released.push(peer)));
+        assert_eq!((released.len(), out.len(), queue.counters().message_bytes), (1, 6, 0));
     }
 }

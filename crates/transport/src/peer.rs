@@ -28,7 +28,18 @@ pub(crate) struct Peer {
     max_message_size: AtomicUsize,
     /// What the path carries of video, in bit/s; 0: not known.
     video_bps: AtomicU32,
+    /// Who wants its messages to wait: a set of [`Hold`].
+    held: AtomicU8,
     channels: Mutex<HashMap<u32, Outbox>>,
+}
+
+/// Why a peer is made to wait with its messages.
+#[derive(Clone, Copy)]
+pub(crate) enum Hold {
+    /// Too many are on their way to the owner.
+    Events = 1,
+    /// The owner says so.
+    Owner = 2,
 }
 
 /// Where the connection to a peer stands.
@@ -112,8 +123,21 @@ impl Peer {
             audio: AtomicBool::new(false),
             max_message_size: AtomicUsize::new(0),
             video_bps: AtomicU32::new(0),
+            held: AtomicU8::new(0),
             channels: Mutex::default(),
         }
+    }
+
+    pub(crate) fn hold(&self, why: Hold, hold: bool) {
+        if hold {
+            self.held.fetch_or(why as u8, Ordering::AcqRel);
+        } else {
+            self.held.fetch_and(!(why as u8), Ordering::AcqRel);
+        }
+    }
+
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.load(Ordering::Acquire) != 0
     }
 
     pub(crate) fn state(&self) -> PeerState {

@@ -44,7 +44,6 @@ pub(crate) struct Shared {
 #[derive(Default)]
 pub(crate) struct Counters {
     pub(crate) unknown_datagrams: AtomicU64,
-    pub(crate) congested_datagrams: AtomicU64,
     pub(crate) signals_refused: AtomicU64,
     pub(crate) packets_refused: AtomicU64,
     pub(crate) names_resolved: AtomicU64,
@@ -85,6 +84,10 @@ pub(crate) enum Command {
         frame: EncodedFrame,
     },
     RequestKeyframe {
+        peer: PeerId,
+    },
+    /// Whether a peer's messages are to wait has changed.
+    Hold {
         peer: PeerId,
     },
     /// Our addresses have changed.
@@ -188,7 +191,7 @@ impl Shared {
         let get = |c: &AtomicU64| c.load(Ordering::Relaxed);
         TransportCounters {
             unknown_datagrams: get(&self.counters.unknown_datagrams),
-            congested_datagrams: get(&self.counters.congested_datagrams),
+            held_peers: self.peers.all().iter().filter(|peer| peer.is_held()).count() as u64,
             media_commands_dropped: self.commands.dropped(),
             signals_refused: get(&self.counters.signals_refused),
             packets_refused: get(&self.counters.packets_refused),

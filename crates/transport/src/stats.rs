@@ -80,8 +80,8 @@ pub struct OutboundStats {
 pub struct TransportCounters {
     /// Datagrams that belong to no link.
     pub unknown_datagrams: u64,
-    /// Datagrams of a data channel dropped because the owner did not take its messages; the sender repeats them.
-    pub congested_datagrams: u64,
+    /// Peers that are made to wait with their messages right now, because the owner does not take them.
+    pub held_peers: u64,
     /// Encoded media dropped because the net thread was overloaded.
     pub media_commands_dropped: u64,
     /// Invalid offers, answers and candidates.

@@ -12,7 +12,7 @@ use remotemedia_pipeline::{Item, NodeError, PanicReport, Plan, SessionStats, Wor
 use crate::event::{Event, EventQueue};
 use crate::net::{Net, WAKE};
 use crate::outputs::{Outputs, SourceKey};
-use crate::peer::{Peer, PeerStatus, Peers};
+use crate::peer::{Hold, Peer, PeerStatus, Peers};
 use crate::session::{RouteConfig, SessionId, Sessions};
 use crate::shared::{Command, Commands, Counters, Shared};
 use crate::{
@@ -89,7 +89,7 @@ impl Transport {
 
     /// Takes what happened, at most `max` events beside frames. True: there is more.
     pub fn drain(&self, max: usize, out: &mut Vec<Event>) -> bool {
-        self.shared.events.drain(max, out)
+        self.shared.events.drain(max, out, |peer| self.hold(&peer, Hold::Events, false))
     }
 
     // What signaling says.
@@ -196,6 +196,19 @@ impl Transport {
         let room = peer.enqueue(channel, message)?;
         self.shared.commands.push(Command::Pump { peer: peer.id.clone(), channel });
         Ok(room)
+    }
+
+    /// Makes a peer wait with its messages, on all its channels, or lets it go on; media isn't concerned. Messages that have come in
+    /// already are still given out, and a few of the others every ten seconds, so that the connection outlives it.
+    pub fn hold_messages(&self, peer: &str, hold: bool) {
+        self.hold(peer, Hold::Owner, hold);
+    }
+
+    fn hold(&self, peer: &str, why: Hold, hold: bool) {
+        if let Some(peer) = self.shared.peers.get(peer) {
+            peer.hold(why, hold);
+            self.shared.commands.push(Command::Hold { peer: peer.id.clone() });
+        }
     }
 
     /// Bytes accepted for a channel and not yet acknowledged by the peer.

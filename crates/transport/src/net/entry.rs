@@ -121,6 +121,11 @@ impl Entry {
         }
     }
 
+    /// Has the peer's messages wait, or not, as those want who take them.
+    pub(crate) fn apply_hold(&mut self, now: Instant) {
+        self.link.hold_messages(now, self.peer.is_held());
+    }
+
     /// Tells other threads what this peer takes.
     pub(crate) fn publish_negotiated(&self) {
         let negotiated = self.link.negotiated();

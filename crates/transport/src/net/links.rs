@@ -28,6 +28,7 @@ impl Net {
                 Err(error) => tracing::warn!(%error, "local candidate refused"),
             }
         }
+        entry.apply_hold(now);
         self.demux.add_ufrag(entry.link.local_ufrag(), id);
         self.by_peer.insert(peer, id);
         self.links.insert(id, entry);

@@ -25,6 +25,7 @@ use remotemedia_mesh::{Action, IceCandidate, Input, LinkId, Mesh, MeshConfig, Pe
 use remotemedia_pipeline::{Data, Item};
 
 use crate::event::Event;
+use crate::peer::Hold;
 use crate::session::Track;
 use crate::shared::{Command, Every, Shared};
 use crate::{IceTransportPolicy, Message, PeerId, PeerStats, PeerStatus, TransportError};
@@ -44,8 +45,6 @@ pub(crate) const WAKE: Token = Token(usize::MAX);
 const RECEIVES_A_TURN: usize = 16;
 /// The longest sleep: a bound on what a forgotten wake-up could cost.
 const MAX_SLEEP: Duration = Duration::from_secs(1);
-/// First byte of a DTLS record with application data (RFC 6347 §4.1).
-const DTLS_APPLICATION_DATA: u8 = 23;
 /// First byte of a STUN success or error response (RFC 8489 §5).
 const STUN_ANSWER: u8 = 1;
 
@@ -225,7 +224,6 @@ impl Net {
     /// Hands datagrams to their links. Returns whether the port may have more.
     fn receive(&mut self, port: PortId, buffers: &mut ReceiveBuffers) -> bool {
         let Self { ports, links, demux, dirty, shared, gather, .. } = self;
-        let congested = shared.events.is_congested();
         for _ in 0..RECEIVES_A_TURN {
             let now = Instant::now();
             let more = ports.receive(now, port, buffers, |local, from, data| {
@@ -237,11 +235,6 @@ impl Net {
                     return;
                 };
                 let Some(entry) = links.get_mut(&id) else { return };
-                // The owner does not take its messages: SCTP's own retransmission makes the peer wait.
-                if congested && data.first() == Some(&DTLS_APPLICATION_DATA) && entry.open {
-                    shared.counters.congested_datagrams.fetch_add(1, Ordering::Relaxed);
-                    return;
-                }
                 entry.link.handle_datagram(now, local, from, data);
                 dirty.insert(id);
             });
@@ -365,7 +358,10 @@ impl Net {
                     let timestamp_us = now.saturating_duration_since(self.start).as_micros() as i64;
                     self.shared.sessions.route(&peer, Item { timestamp_us, ..Item::new(data) });
                 }
-                self.shared.events.push(Event::Message { peer, channel: number, message });
+                if self.shared.events.push_message(peer, number, message) {
+                    entry.peer.hold(Hold::Events, true);
+                    entry.link.hold_messages(now, true);
+                }
             }
             LinkEvent::Rtp(packet) => entry.receive_rtp(packet, &self.shared),
             LinkEvent::KeyframeRequested => entry.keyframe_requested(),
@@ -548,6 +544,7 @@ impl Net {
                     });
                 }
             }
+            Command::Hold { peer } => with(&peer, &mut |entry, _| entry.apply_hold(now)),
             Command::Addresses(addresses) => self.set_addresses(now, addresses),
             Command::Resolved { host, result } => self.gather.resolved(now, &host, result),
             Command::TurnServers(servers) => self.gather.set_turn_servers(now, servers),

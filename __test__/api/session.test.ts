@@ -1,0 +1,98 @@
+import type { Received } from '@remotemedia/webrtc'
+import { every, Lab, next, tone } from './support.js'
+
+const GAIN = { version: 'v1', nodes: [{ id: 'gain', node_type: 'Gain' }] }
+
+let lab: Lab
+beforeEach(async () => {
+  lab = await new Lab().open()
+})
+afterEach(() => lab.close())
+
+/** Number `n`, 1 KiB long. */
+function numbered(n: number): { kind: 'binary'; data: Uint8Array } {
+  const data = new Uint8Array(1024)
+  new DataView(data.buffer).setUint32(0, n)
+  return { kind: 'binary', data }
+}
+
+function numberOf({ data }: Received): number {
+  if (data.data.kind !== 'binary') throw new Error(`not a number: ${data.data.kind}`)
+  return new DataView(data.data.data.buffer, data.data.data.byteOffset).getUint32(0)
+}
+
+describe('messages that are not read', () => {
+  test('make their sender wait, are all there when they are read, and hold up nobody else', async () => {
+    const bob = await lab.join('bob')
+    const alice = await lab.join('alice')
+    const carol = await lab.join('carol')
+    await Promise.all([alice.connectPeer('bob'), carol.connectPeer('bob')])
+    await using session = await bob.stream(GAIN)
+    // From the first call on, messages are kept.
+    const first = session.recvFromAny({ kind: 'binary' })
+    const COUNT = 20_000
+    let accepted = 0
+    const sent = (async () => {
+      for (let n = 0; n < COUNT; n++) {
+        await alice.sendToPeer('bob', numbered(n))
+        accepted = n + 1
+      }
+    })()
+    expect(numberOf((await first)!)).toBe(0)
+    // The sender comes to a stop: what is on its way is bounded.
+    let before = -1
+    for (let still = 0; still < 10; still = accepted === before ? still + 1 : 0) {
+      before = accepted
+      await new Promise((resolve) => setTimeout(resolve, 50))
+    }
+    expect(accepted).toBeGreaterThan(1024)
+    expect(accepted).toBeLessThan(COUNT)
+    expect(bob.counters.heldPeers).toBe(1)
+    expect(alice.listPeers().find(({ id }) => id === 'bob')!.bufferedAmount).toBeGreaterThan(262_144)
+    // Another peer's messages come through, and so does the sender's own voice.
+    await carol.sendToPeer('bob', { kind: 'text', text: 'I am carol' })
+    expect((await session.recvFromPeer('carol', { kind: 'text', timeoutMs: 5000 }))?.data).toEqual({
+      kind: 'text',
+      text: 'I am carol',
+    })
+    const voice = every(20, (n) => void alice.sendToPeer('bob', tone(n, 440)))
+    await next(bob, 'audio', ({ peerId }) => peerId === 'alice')
+    voice.stop()
+    expect(session.dropped).toBe(0)
+    for (let n = 1; n < COUNT; n++) {
+      const item = (await session.recvFromAny({ kind: 'binary', timeoutMs: 15_000 }))!
+      if (numberOf(item) !== n) throw new Error(`${numberOf(item)} came instead of ${n}`)
+    }
+    await sent
+    expect(session.dropped).toBe(0)
+    expect(bob.counters.heldPeers).toBe(0)
+  }, 60_000)
+
+  test('hold up nobody once their session is closed', async () => {
+    const [alice, bob] = await lab.pair()
+    const session = await bob.stream(GAIN)
+    const first = session.recvFromAny()
+    for (let n = 0; n < 1500; n++) await alice.sendToPeer('bob', numbered(n))
+    await first
+    while (bob.counters.heldPeers === 0) await new Promise((resolve) => setTimeout(resolve, 10))
+    await session.close()
+    expect(bob.counters.heldPeers).toBe(0)
+    const heard = next(bob, 'data', ({ data }) => data.data.kind === 'text')
+    await alice.sendToPeer('bob', { kind: 'text', text: 'still there' })
+    expect((await heard).data.data).toEqual({ kind: 'text', text: 'still there' })
+  })
+
+  test('that nobody asked for are not kept', async () => {
+    const [alice, bob] = await lab.pair()
+    await using session = await bob.stream(GAIN)
+    // A session for pictures has nothing to do with messages.
+    const picture = session.recvFromAny({ kind: 'video' })
+    let heard = 0
+    bob.on('data', () => heard++)
+    for (let n = 0; n < 3000; n++) await alice.sendToPeer('bob', numbered(n))
+    if (heard < 3000) await next(bob, 'data', () => heard >= 3000)
+    expect([session.dropped, bob.counters.heldPeers]).toEqual([0, 0])
+    await session.close()
+    expect(await picture).toBeNull()
+  })
+})
