@@ -68,7 +68,7 @@ impl Envelope {
         let ahead = at.saturating_sub(x);
         if let Some(expected) = self.at(x) {
             let late = at.saturating_sub(expected);
-            if late > TOO_LATE_US || late < -TOO_EARLY_US {
+            if !(-TOO_EARLY_US..=TOO_LATE_US).contains(&late) {
                 *self = Envelope::default();
             }
         }
