@@ -13,6 +13,8 @@ const MAX_ADDRESSES: usize = 16;
 /// How often the system is asked, if that costs less than one part in a thousand of the time.
 const EVERY: Duration = Duration::from_secs(1);
 const COST_LIMIT: u32 = 1000;
+/// At least this often: on a busy machine the wait for a core looks like cost.
+const SELDOM: Duration = Duration::from_secs(2);
 
 /// An address that peers could reach us at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,7 +84,7 @@ fn watch(to: &Weak<Shared>, stop: &(Mutex<bool>, Condvar), mut known: Vec<Addres
         drop(stopped);
         let began = Instant::now();
         let Ok(found) = local_addresses() else { continue };
-        every = EVERY.max(began.elapsed() * COST_LIMIT);
+        every = (began.elapsed() * COST_LIMIT).clamp(EVERY, SELDOM);
         if found != known {
             let Some(shared) = to.upgrade() else { return };
             shared.commands.push(Command::Addresses(found.clone()));
