@@ -21,10 +21,13 @@ struct Uplink {
     longest_us: Arc<AtomicU64>,
 }
 
+/// Our address in front of a member, and the member's own, once it is known.
+type Door = (SocketAddr, Arc<Mutex<Option<SocketAddr>>>);
+
 /// Everyone is told a door of this process for everyone else; behind the doors are two queues: one for the slow member.
 struct Paths {
     uplinks: HashMap<usize, Uplink>,
-    doors: HashMap<(usize, usize), (SocketAddr, Arc<Mutex<Option<SocketAddr>>>)>,
+    doors: HashMap<(usize, usize), Door>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
