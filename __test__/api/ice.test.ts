@@ -1,6 +1,8 @@
-import { WebRtcError } from '@remotemedia/webrtc'
+import { createSocket } from 'node:dgram'
+import { SignalingClient, WebRtcError, type WebRtcTransport } from '@remotemedia/webrtc'
 import { resolveConfig } from '../../src-ts/config.js'
 import { refreshAfter, stunServers, TurnServerSource, turnServers } from '../../src-ts/ice.js'
+import { Lab } from './support.js'
 
 // What stunServers, turnServers and iceTransportPolicy take, and when a turnServers function is called.
 
@@ -205,5 +207,107 @@ describe('a turnServers function', () => {
     expect(delay(`${now / 1000 + 1}:u`)).toBe(1000)
     expect(delay(`${now / 1000 - 1}:u`)).toBeUndefined()
     expect(delay('99999999999:u')).toBe(2 ** 31 - 1)
+  })
+})
+
+describe('servers that can not be used', () => {
+  let lab: Lab
+  beforeAll(async () => {
+    lab = await new Lab().open()
+  })
+  afterAll(() => lab.close())
+
+  /** The next errors of servers; those of before create() returned are among them. */
+  function errorsOf(transport: WebRtcTransport, count: number): Promise<WebRtcError[]> {
+    const errors: WebRtcError[] = []
+    return new Promise((resolve) => {
+      transport.on('error', (error) => {
+        if (error.code === 'ERR_ICE_SERVER') errors.push(error)
+        if (errors.length === count) resolve(errors)
+      })
+    })
+  }
+
+  test('are error events that name them, and no obstacle', async () => {
+    const began = performance.now()
+    const transport = await lab.join('alone', {
+      room: 'servers',
+      stunServers: ['stun:no-such-name.invalid'],
+      // Nobody listens at the discard port.
+      turnServers: [{ urls: 'turn:127.0.0.1:9?transport=tcp', ...user }],
+    })
+    expect(performance.now() - began).toBeLessThan(5000)
+    const messages = (await errorsOf(transport, 2)).map(({ message }) => message).sort()
+    expect(messages).toEqual([
+      expect.stringMatching(/^stun:no-such-name\.invalid:3478: the name can't be resolved: /),
+      expect.stringMatching(/^turn:127\.0\.0\.1:9\?transport=tcp: Connection refused/),
+    ])
+    const other = await lab.join('other', { room: 'servers' })
+    await other.connectPeer('alone')
+    await Promise.all([transport.close(), other.close()])
+  })
+
+  test('leave connectPeer an answer when only relays are to be used', async () => {
+    const transport = await lab.join('relayed', {
+      room: 'policy',
+      iceTransportPolicy: 'relay',
+      turnServers: [{ urls: 'turn:127.0.0.1:9?transport=tcp', ...user }],
+    })
+    const [told] = await errorsOf(transport, 1)
+    const other = await lab.join('direct', { room: 'policy' })
+    await expect(transport.connectPeer('direct', { timeoutMs: 500 })).rejects.toMatchObject({
+      code: 'ERR_CONNECT_TIMEOUT',
+      peerId: 'direct',
+      message: expect.stringContaining(
+        `iceTransportPolicy is 'relay' and there is no relay: ${told!.message}`,
+      ),
+    })
+    await Promise.all([transport.close(), other.close()])
+  })
+
+  test('a function is asked, its failure told, and its servers used', async () => {
+    let asked = 0
+    const transport = await lab.join('asks', {
+      room: 'function',
+      turnServers: async () => {
+        if (++asked === 1) throw new Error('not today')
+        return [{ urls: 'turn:127.0.0.1:9?transport=tcp', ...user }]
+      },
+    })
+    const [first, second] = await errorsOf(transport, 2)
+    expect(first!.message).toBe('turnServers(): not today')
+    expect(second!.message).toMatch(/^turn:127\.0\.0\.1:9\?transport=tcp: Connection refused/)
+    expect(asked).toBe(2)
+    await transport.close()
+  })
+
+  test('what a STUN server sees is told the peer', async () => {
+    // Answers every binding request with an address of its own choice.
+    const server = createSocket('udp4')
+    await new Promise<void>((resolve) => server.bind(0, '127.0.0.1', resolve))
+    server.on('message', (request, { port, address }) => {
+      const attribute = Buffer.from([0, 0x20, 0, 8, 0, 1, 0, 0, 203, 0, 113, 7])
+      attribute.writeUInt16BE(4242 ^ 0x2112, 6)
+      for (let i = 0; i < 4; i++) attribute[8 + i]! ^= request[4 + i]!
+      const header = Buffer.from(request.subarray(0, 20))
+      header.writeUInt16BE(0x0101, 0)
+      header.writeUInt16BE(attribute.length, 2)
+      server.send(Buffer.concat([header, attribute]), port, address)
+    })
+    const told: string[] = []
+    const room = 'reflexive'
+    const listener = await SignalingClient.connect({ url: lab.server.url, peerId: 'listener', room })
+    listener.on('offer', ({ sdp }) => told.push(...sdp.split('\r\n')))
+    listener.on('candidate', ({ candidate }) => told.push(candidate))
+    const stunUrl = `stun:127.0.0.1:${server.address().port}`
+    const transport = await lab.join('seen', { room, stunServers: [stunUrl] })
+    await transport.connectPeer('listener', { timeoutMs: 1000 }).catch(() => {})
+    expect(told).toContainEqual(
+      expect.stringMatching(/ udp \d+ 203\.0\.113\.7 4242 typ srflx raddr 127\.0\.0\.1 rport \d+$/),
+    )
+    // The end of candidates comes after it.
+    expect(told.at(-1)).toBe('')
+    await Promise.all([transport.close(), listener.disconnect()])
+    server.close()
   })
 })
