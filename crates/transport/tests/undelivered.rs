@@ -28,8 +28,10 @@ fn received(member: &Member) -> Vec<u32> {
     member.events.iter().filter_map(number).collect()
 }
 
-/// The numbers in `acknowledged`, `unknown` and `unsent`; the greeting of `connect_all` is one more of the first.
-fn told(member: &Member) -> Vec<(u64, Vec<Option<u32>>, Vec<Option<u32>>)> {
+/// How many are acknowledged, the greeting of `connect_all` with them; the numbers in `unknown` and in `unsent`.
+type Told = (u64, Vec<Option<u32>>, Vec<Option<u32>>);
+
+fn told(member: &Member) -> Vec<Told> {
     let one = |event: &Event| match event {
         Event::Undelivered { channel: 0, acknowledged, unknown, unsent, .. } => {
             Some((*acknowledged, unknown.iter().map(number).collect(), unsent.iter().map(number).collect()))
