@@ -19,6 +19,26 @@ const negotiation = async (agent: Agent, since: number) =>
 
 const two = async (lab: Lab) => ({ alice: await lab.host('alice'), bob: await lab.host('bob') })
 
+/**
+ * Lets something last so long, and tells from when to when it did. A machine too busy to end it in time has made something else: then
+ * it is done again, three times at most.
+ */
+async function lasting(
+  ms: number,
+  what: { begin(): unknown; end(): unknown; calm(since: number): Promise<unknown> },
+): Promise<[from: number, to: number]> {
+  for (let attempt = 1; ; attempt++) {
+    const from = now()
+    await what.begin()
+    await sleep(ms)
+    await what.end()
+    const to = now()
+    if (to - from < ms + 400 || attempt === 3) return [from, to]
+    await what.calm(to)
+    await sleep(3000)
+  }
+}
+
 /** Both hear each other again within 5 s, over the same channel, with nothing lost. */
 async function expectHealed(call: Call, what: string, healedAt: number, brokenAt: number): Promise<void> {
   const [alice, bob] = [call.peer('alice'), call.peer('bob')]
@@ -128,20 +148,18 @@ describeNet('a call whose signaling server dies', () => {
 describeNet('a call', () => {
   together(
     {
-      'is not renegotiated when its network is gone for 3 s': async (lab) => {
+      // Signaling goes on. By then SCTP's own timer has given up.
+      'delivers everything when UDP was gone for 75 s': async (lab) => {
         const hosts = await two(lab)
         const call = await Call.open(lab, hosts)
         await call.talk({ label: 'files' })
         const brokenAt = now()
-        hosts.alice.cut()
-        await sleep(3000)
+        hosts.alice.cut('udp')
+        await sleep(75_000)
         hosts.alice.heal()
         const healedAt = now()
-        await expectHealed(call, 'network gone 3 s', healedAt, brokenAt)
-        for (const agent of call.peers.values()) {
-          expect(await negotiation(agent, brokenAt)).toEqual([])
-          expect(agent.events.filter((e) => e.event === 'peerstatechange' && e.at >= brokenAt)).toEqual([])
-        }
+        await expectHealed(call, 'UDP gone 75 s', healedAt, brokenAt)
+        await expectRestarted(call, brokenAt)
       },
 
       'restarts ICE when its network was gone for 30 s': async (lab) => {
@@ -159,20 +177,6 @@ describeNet('a call', () => {
         await expectRestarted(call, brokenAt)
       },
 
-      // Signaling goes on. By then SCTP's own timer has given up.
-      'delivers everything when UDP was gone for 75 s': async (lab) => {
-        const hosts = await two(lab)
-        const call = await Call.open(lab, hosts)
-        await call.talk({ label: 'files' })
-        const brokenAt = now()
-        hosts.alice.cut('udp')
-        await sleep(75_000)
-        hosts.alice.heal()
-        const healedAt = now()
-        await expectHealed(call, 'UDP gone 75 s', healedAt, brokenAt)
-        await expectRestarted(call, brokenAt)
-      },
-
       'restarts ICE when its cable was out for 30 s': async (lab) => {
         const hosts = await two(lab)
         const call = await Call.open(lab, hosts)
@@ -184,6 +188,51 @@ describeNet('a call', () => {
         const healedAt = now()
         await expectHealed(call, 'cable out 30 s', healedAt, brokenAt)
         await expectRestarted(call, brokenAt)
+      },
+
+      'lets a killed peer go, and keeps nothing of it': async (lab) => {
+        const call = await Call.open(lab, { alice: await lab.host('alice'), carol: await lab.host('carol') })
+        const alice = call.peer('alice')
+        const before = await alice.census()
+        await call.join('bob', await lab.host('bob'))
+        await call.connected()
+        await call.talk()
+        const killedAt = now()
+        await call.peer('bob').signal('SIGKILL')
+        const seen = await alice.state('bob', 'disconnected', { since: killedAt, timeoutMs: 30_000 })
+        figure('peer killed: disconnected after', seen.at - killedAt)
+        const left = await alice.event((e) => e.event === 'peerleft' && e.peerId === 'bob', 'bob left', {
+          since: killedAt,
+          timeoutMs: 40_000,
+        })
+        figure('peer killed: gone after', left.at - killedAt)
+        expect((await alice.peers()).map(({ id, state }) => [id, state])).toEqual([['carol', 'connected']])
+        expect((await alice.stats()).filter(({ peerId }) => peerId === 'bob')).toEqual([])
+        const after = await alice.census()
+        expect(after.threads).toBeLessThanOrEqual(before.threads)
+        expect(after.sockets).toBeLessThanOrEqual(before.sockets)
+        expect(after.files).toBeLessThanOrEqual(before.files)
+        // The others were not disturbed.
+        expect(alice.statesOf('carol', killedAt)).toEqual([])
+        expect(await call.faults({ without: ['bob'] })).toEqual([])
+        expect(seen.at - killedAt).toBeLessThan(7000)
+        expect(left.at - killedAt).toBeLessThan(30_000)
+      },
+
+      'is not renegotiated when its network is gone for 3 s': async (lab) => {
+        const hosts = await two(lab)
+        const call = await Call.open(lab, hosts)
+        await call.talk({ label: 'files' })
+        const [brokenAt, healedAt] = await lasting(3000, {
+          begin: () => hosts.alice.cut(),
+          end: () => hosts.alice.heal(),
+          calm: (since) => mediaBack(call.peer('alice'), 'bob', since),
+        })
+        await expectHealed(call, 'network gone 3 s', healedAt, brokenAt)
+        for (const agent of call.peers.values()) {
+          expect(await negotiation(agent, brokenAt)).toEqual([])
+          expect(agent.events.filter((e) => e.event === 'peerstatechange' && e.at >= brokenAt)).toEqual([])
+        }
       },
 
       "follows a peer's new address": async (lab) => {
@@ -228,45 +277,17 @@ describeNet('a call', () => {
       'survives the stall of a process for 2 s': async (lab) => {
         const call = await Call.open(lab, await two(lab))
         await call.talk()
-        const stalledAt = now()
-        await call.peer('alice').signal('SIGSTOP')
-        await sleep(2000)
-        await call.peer('alice').signal('SIGCONT')
-        const awakeAt = now()
+        const alice = call.peer('alice')
+        const [stalledAt, awakeAt] = await lasting(2000, {
+          begin: () => alice.signal('SIGSTOP'),
+          end: () => alice.signal('SIGCONT'),
+          calm: (since) => mediaBack(alice, 'bob', since),
+        })
         await expectHealed(call, 'process stalled 2 s', awakeAt, stalledAt)
         for (const agent of call.peers.values()) {
           expect(agent.events.filter((e) => e.event === 'peerstatechange' && e.at >= stalledAt)).toEqual([])
           expect(await negotiation(agent, stalledAt)).toEqual([])
         }
-      },
-
-      'lets a killed peer go, and keeps nothing of it': async (lab) => {
-        const call = await Call.open(lab, { alice: await lab.host('alice'), carol: await lab.host('carol') })
-        const alice = call.peer('alice')
-        const before = await alice.census()
-        await call.join('bob', await lab.host('bob'))
-        await call.connected()
-        await call.talk()
-        const killedAt = now()
-        await call.peer('bob').signal('SIGKILL')
-        const seen = await alice.state('bob', 'disconnected', { since: killedAt, timeoutMs: 30_000 })
-        figure('peer killed: disconnected after', seen.at - killedAt)
-        const left = await alice.event((e) => e.event === 'peerleft' && e.peerId === 'bob', 'bob left', {
-          since: killedAt,
-          timeoutMs: 40_000,
-        })
-        figure('peer killed: gone after', left.at - killedAt)
-        expect((await alice.peers()).map(({ id, state }) => [id, state])).toEqual([['carol', 'connected']])
-        expect((await alice.stats()).filter(({ peerId }) => peerId === 'bob')).toEqual([])
-        const after = await alice.census()
-        expect(after.threads).toBeLessThanOrEqual(before.threads)
-        expect(after.sockets).toBeLessThanOrEqual(before.sockets)
-        expect(after.files).toBeLessThanOrEqual(before.files)
-        // The others were not disturbed.
-        expect(alice.statesOf('carol', killedAt)).toEqual([])
-        expect(await call.faults({ without: ['bob'] })).toEqual([])
-        expect(seen.at - killedAt).toBeLessThan(7000)
-        expect(left.at - killedAt).toBeLessThan(30_000)
       },
     },
     150_000,

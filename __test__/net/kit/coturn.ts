@@ -2,7 +2,7 @@
 import type { ChildProcessWithoutNullStreams } from 'node:child_process'
 import { createHmac } from 'node:crypto'
 import { once } from 'node:events'
-import { existsSync, mkdtempSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { TurnServer } from './agent.js'
@@ -46,7 +46,7 @@ export class Coturn {
     private readonly options: CoturnOptions,
   ) {
     this.#folder = mkdtempSync(join(tmpdir(), 'remotemedia-coturn-'))
-    process.once('exit', () => rmSync(this.#folder, { recursive: true, force: true }))
+    host.space.folders.push(this.#folder)
     this.certificate = join(this.#folder, 'certificate.pem')
     const addresses = Object.values(host.addresses).map((address) => `IP:${address}`)
     run('openssl', [

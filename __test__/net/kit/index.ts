@@ -1,6 +1,6 @@
 /** What the tests of networks stand on. */
 import { Lab } from './lab.js'
-import { obstacle } from './system.js'
+import { obstacle, sleep } from './system.js'
 
 export { Agent } from './agent.js'
 export { type Family, Host, ipOf, Lab, sweep } from './lab.js'
@@ -58,15 +58,18 @@ export async function inLab(scenario: Scenario): Promise<void> {
   }
 }
 
+/** Between the starts of scenarios: a dozen calls that begin at once would keep each other waiting. */
+const STAGGER_MS = 1500
+
 /**
- * Tests that mostly wait, run at the same time in laboratories of their own: all begin with the first, and each reports as a test
- * by itself.
+ * Tests that mostly wait, run at the same time in laboratories of their own: all begin soon after the first, in this order, and each
+ * reports as a test by itself. Put the longest first.
  */
 export function together(scenarios: Record<string, Scenario>, timeoutMs: number): void {
   const results = new Map<string, Promise<void>>()
   beforeAll(() => {
-    for (const [name, scenario] of Object.entries(scenarios)) {
-      const result = inLab(scenario)
+    for (const [i, [name, scenario]] of Object.entries(scenarios).entries()) {
+      const result = sleep(i * STAGGER_MS).then(() => inLab(scenario))
       // Its own test tells of a failure, which may come before that test's turn.
       result.catch(() => {})
       results.set(name, result)

@@ -6,6 +6,7 @@
  */
 import { type ChildProcess, type ChildProcessWithoutNullStreams, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
+import { rmSync } from 'node:fs'
 import { Forwarder } from './forwarder.js'
 import { Nat, type NatKind } from './nat.js'
 import { deleteNamespace, run, startOf } from './system.js'
@@ -25,6 +26,11 @@ export interface HostOptions {
 
 let labs = 0
 let swept = false
+/** Laboratories that are to be deleted if the process ends before they are closed. */
+const open = new Set<Lab>()
+const atExit = () => {
+  for (const lab of open) lab.delete()
+}
 
 export class Lab {
   /** The router in the middle. */
@@ -33,13 +39,13 @@ export class Lab {
   readonly witnesses: (() => Promise<string>)[] = []
   readonly #prefix: string
   readonly #spaces: Namespace[] = []
-  readonly #atExit = () => this.#delete()
 
   constructor() {
     if (!swept) sweep()
     swept = true
     this.#prefix = `rm-${process.pid}-${startOf(process.pid)}-${++labs}`
-    process.once('exit', this.#atExit)
+    if (open.size === 0) process.on('exit', atExit)
+    open.add(this)
     this.net = new Router(this.space('net'), { v4: '198.18', v6: '2001:db8' })
   }
 
@@ -84,19 +90,26 @@ export class Lab {
 
   /** Ends what runs in the namespaces and deletes them. */
   async close(): Promise<void> {
-    process.off('exit', this.#atExit)
     await Promise.all(this.#spaces.map((space) => space.endAll()))
-    this.#delete()
+    this.delete()
   }
 
-  #delete(): void {
-    for (const { name } of this.#spaces.splice(0)) deleteNamespace(name)
+  /** The same at once, for a process that ends. */
+  delete(): void {
+    open.delete(this)
+    if (open.size === 0) process.off('exit', atExit)
+    for (const { name, folders } of this.#spaces.splice(0)) {
+      deleteNamespace(name)
+      for (const folder of folders) rmSync(folder, { recursive: true, force: true })
+    }
   }
 }
 
 /** One network namespace. */
 export class Namespace {
   readonly name: string
+  /** Folders that go with it. */
+  readonly folders: string[] = []
   readonly #children = new Set<ChildProcess>()
 
   constructor(name: string) {
