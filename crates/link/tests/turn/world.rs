@@ -1,7 +1,7 @@
 //! A client, its server and the network between them, under virtual time.
 
 use crate::fake::Server;
-use remotemedia_link::turn::{Family, TurnClient, TurnConfig, TurnEvent};
+use remotemedia_link::turn::{Family, TurnClient, TurnConfig, TurnError, TurnEvent};
 use remotemedia_testkit::{Network, Path};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -47,6 +47,23 @@ pub fn ms(n: u64) -> Duration {
 
 pub fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
+}
+
+pub fn failed(error: TurnError) -> TurnEvent {
+    TurnEvent::Failed(error)
+}
+
+/// A datagram of 100 bytes.
+pub fn numbered(n: u32) -> Vec<u8> {
+    let mut data = vec![0x17; 100];
+    data[..4].copy_from_slice(&n.to_be_bytes());
+    data
+}
+
+/// Those that came out at the relay.
+pub fn numbers(world: &World) -> Vec<u32> {
+    let number = |d: &Vec<u8>| u32::from_be_bytes(d[..4].try_into().expect("a number"));
+    world.server.relayed.iter().filter(|(_, _, d)| d.len() == 100).map(|(_, _, d)| number(d)).collect()
 }
 
 impl World {
