@@ -194,6 +194,7 @@ impl Mesh {
             // the offer; if our own offer is out, it may never be answered.
             Some(link) => {
                 link.suspect = matches!(link.phase, Phase::HaveLocalOffer(_));
+                link.outlived_join = Some(now);
                 self.restart_after_joined(&id);
             }
             None => self.offer_after(&id, wait),
@@ -356,15 +357,17 @@ impl Mesh {
     }
 
     /// The orderly end of a connected link is the peer's will: it does not want us, it goes, or it builds anew. Unless we
-    /// joined again just now: then it was told that we had left, and a newcomer offers.
+    /// joined again just now: then it was told that we had left, and a newcomer offers. Or the peer did: then the one that
+    /// closed the link may have been the process before.
     fn closed_by_peer(&mut self, id: &PeerId) {
         let (joined, now, timeout) = (self.joined, self.now, self.config.connect_timeout);
-        let link = self.drop_link(id, PeerState::Closed, Reason::ClosedByPeer);
-        match link.zip(joined) {
-            Some((link, (at, first))) if link.id < first && at + timeout > now => self.retry_later(id, true),
-            _ => {
-                self.park(id, Parked::ByPeer);
-            }
+        let Some(link) = self.drop_link(id, PeerState::Closed, Reason::ClosedByPeer) else { return };
+        let just_now = |at: crate::Time| at + timeout > now;
+        let we_joined = joined.is_some_and(|(at, first)| link.id < first && just_now(at));
+        if we_joined || link.outlived_join.is_some_and(just_now) {
+            self.retry_later(id, true);
+        } else {
+            self.park(id, Parked::ByPeer);
         }
         self.forget_unannounced(id);
     }

@@ -143,6 +143,8 @@ pub(crate) struct Link {
     pub(crate) ignoring: bool,
     /// The peer joined again after our offer went out, so the offer may have reached nobody.
     pub(crate) suspect: bool,
+    /// When the peer joined again though it had this link.
+    pub(crate) outlived_join: Option<Time>,
     /// Local candidates that wait for their description to be sent.
     pub(crate) outbox: Vec<IceCandidate>,
     /// Local candidates of this negotiation, sent or in the outbox.
@@ -194,6 +196,7 @@ impl Link {
             queued_offer: None,
             ignoring: false,
             suspect: false,
+            outlived_join: None,
             outbox: Vec::new(),
             candidates_out: 0,
             sent: Vec::new(),

@@ -122,6 +122,24 @@ fn a_link_from_before_we_joined_again_that_closes_just_then_was_closed_because_w
 }
 
 #[test]
+fn a_link_that_closes_just_after_its_peer_joined_again_was_closed_by_the_process_before() {
+    let mut bench = Bench::connected("a", "z");
+    let link = bench.link("z");
+    bench.wait(Duration::from_secs(60));
+    bench.give(Input::Left { peer: "z".into() });
+    bench.give(Input::Joined(PeerAnnouncement::new("z")));
+    bench.give(Input::LinkState { link, state: LinkState::Closed });
+    assert_eq!(offers(&bench.wait(Duration::from_millis(250))), 1);
+
+    let mut bench = Bench::connected("a", "z");
+    let link = bench.link("z");
+    bench.give(Input::Joined(PeerAnnouncement::new("z")));
+    bench.wait(Duration::from_secs(11));
+    bench.give(Input::LinkState { link, state: LinkState::Closed });
+    assert!(bench.wait(Duration::from_secs(60)).is_empty());
+}
+
+#[test]
 fn nothing_is_offered_while_signaling_is_away_and_what_is_due_then_is_offered_after() {
     let mut bench = Bench::connected("a", "z");
     let link = bench.link("z");
