@@ -1,7 +1,7 @@
 import type { Received } from '@remotemedia/webrtc'
 import { every, Lab, next, tone } from './support.js'
 
-const GAIN = { version: 'v1', nodes: [{ id: 'gain', node_type: 'Gain' }] }
+const GAIN = { version: 'v1' as const, nodes: [{ id: 'gain', node_type: 'Gain' }] }
 
 let lab: Lab
 beforeEach(async () => {
