@@ -58,7 +58,9 @@ fn a_thousand_messages_each_way_in_order() {
         for node in [&a, &b] {
             let counters = node.client.counters();
             assert!(counters.sent_channel >= 1000, "{counters:?}");
-            assert_eq!((counters.malformed, counters.unexpected, counters.unauthenticated), (0, 0, 0));
+            assert_eq!((counters.malformed, counters.unauthenticated), (0, 0));
+            // Where the machine is busy, a request is sent again and answered twice.
+            assert!(counters.unexpected <= counters.retransmits, "{counters:?}");
         }
         closes(&mut a);
         closes(&mut b);
