@@ -42,7 +42,7 @@ pub use framer::AudioFramer;
 pub use jitter::{AudioChunk, AudioPacket, ChunkSource, JitterBuffer, JitterStats};
 pub use mixer::{
     AudioSource, ElasticBuffer, InputStats, MAX_MIX_INPUTS, Mixed, Mixer, MixerConfig, MixerEvent,
-    MixerStats, Pulled,
+    MixerStats, Pulled, mix,
 };
 pub use opus::{
     MAX_OPUS_FRAME, OPUS_RATE, OpusDecoder, OpusEncoder, OpusEncoderConfig, is_dtx_packet,

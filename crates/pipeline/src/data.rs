@@ -60,6 +60,15 @@ pub struct Mask {
     data: Vec<u8>,
 }
 
+/// Whom something is for that a node made out of what several peers sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Audience {
+    /// This peer only: its own mix.
+    One(Arc<str>),
+    /// Everybody but these, who have their own.
+    AllBut(Arc<[Arc<str>]>),
+}
+
 /// One [`Data`] with what is known about it.
 #[derive(Debug, Clone)]
 pub struct Item {
@@ -73,6 +82,8 @@ pub struct Item {
     pub metadata: Option<Arc<BTreeMap<String, String>>>,
     /// The peer it came from, where it came from one. In a node that peers share it tells their items apart.
     pub source: Option<Arc<str>>,
+    /// Whom it is for, where a node that peers share made it. `None`: for whom its route says.
+    pub audience: Option<Audience>,
     /// Something was dropped between this and the one before: what filters state over time may want to start afresh.
     pub discontinuity: bool,
     /// Leads back to whoever waits for what becomes of it.
@@ -214,12 +225,13 @@ impl Item {
             sequence: None,
             metadata: None,
             source: None,
+            audience: None,
             discontinuity: false,
             ticket: None,
         }
     }
 
-    /// Other contents under the same heading: timestamp, sequence, metadata, source, ticket.
+    /// Other contents under the same heading: timestamp, sequence, metadata, source, audience, ticket.
     pub fn derive(&self, data: Data) -> Item {
         Item {
             data,
@@ -227,6 +239,7 @@ impl Item {
             sequence: self.sequence,
             metadata: self.metadata.clone(),
             source: self.source.clone(),
+            audience: self.audience.clone(),
             discontinuity: self.discontinuity,
             ticket: self.ticket.clone(),
         }

@@ -17,7 +17,7 @@ mod session;
 mod spec;
 mod ticket;
 
-pub use data::{Data, Item, Kind, Mask};
+pub use data::{Audience, Data, Item, Kind, Mask};
 pub use error::{ManifestError, NodeError};
 pub use exec::{
     Bounded, ExecError, MAX_WORKERS, MailQueue, Mailbox, MailboxOptions, MailboxStats, PanicHook,

@@ -55,8 +55,8 @@ pub struct NodeDef {
     pub node_type: String,
     /// Parameters as written.
     pub params: Map<String, Value>,
-    /// One a peer, or one for all.
-    pub scope: Scope,
+    /// One a peer, or one for all; `None`: as its type has it.
+    pub scope: Option<Scope>,
     /// What happens when it fails on an item.
     pub on_error: OnError,
     /// When false, items pass it by: each goes from its input to the outputs of the same kind.
@@ -67,7 +67,7 @@ pub struct NodeDef {
 }
 
 /// Whose a node is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, PartialOrd, Ord, Hash)]
 pub enum Scope {
     /// Each peer has its own.
     #[default]
@@ -289,7 +289,7 @@ impl Walk {
         };
         Ok(NodeDef {
             node_type: required_text(fields, "node_type", place)?,
-            scope: word(fields, "scope", place, &scope)?.unwrap_or_default(),
+            scope: word(fields, "scope", place, &scope)?,
             on_error: word(fields, "on_error", place, &on_error)?.unwrap_or_default(),
             deadline_ms: self.whole(fields, "deadline_ms", place, MAX_DEADLINE_MS)?,
             id,

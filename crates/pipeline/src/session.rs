@@ -1,20 +1,21 @@
 //! Long-lived instances of a plan, one a peer, and one-shot runs.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock, Weak};
 use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::data::Item;
+use crate::data::{Audience, Item};
 use crate::error::{ManifestError, NodeError};
 use crate::exec::{Mailbox, MailboxOptions, MailboxStats, Priority, Push, WeakMailbox, WorkerPool, lock};
 use crate::graph::{
-    Answer, Change, Gate, Ingress, Instance, Msg, OnFailure, Outlets, Plan, Surroundings, Tap,
+    Answer, Change, Cross, Crossing, Gate, Ingress, Instance, Msg, OnFailure, Outlets, Place, Plan,
+    Surroundings, Tap,
 };
-use crate::manifest::Manifest;
-use crate::metrics::{EdgeStats, Metrics, NodeStats};
+use crate::manifest::{Manifest, Scope};
+use crate::metrics::{DropReason, EdgeStats, Metrics, NodeStats};
 use crate::spec::{Params, Registry};
 use crate::ticket::{Outcome, Ticket};
 
@@ -27,7 +28,10 @@ const ERROR_BURST: f64 = 50.0;
 const ERRORS_A_SECOND: f64 = 10.0;
 
 /// A plan at work for a room: each peer has its own instance of the graph, made when its first item comes, and keeps it
-/// until it is removed. Cloning shares the session.
+/// until it is removed; nodes of `scope: shared` are there once for all of them. Cloning shares the session.
+///
+/// What a shared node gives out for an item that came from a peer goes on in that peer's instance; what it makes of several (see
+/// [`Item::audience`]) in that of each it is for.
 #[derive(Clone)]
 pub struct Session {
     inner: Arc<Inner>,
@@ -38,10 +42,12 @@ pub struct Session {
 pub struct SessionOptions {
     /// Appears in the names of its mailboxes.
     pub name: String,
-    /// Instances at most, the one that belongs to no peer among them. Default 1024.
+    /// Peers with instances at most, nobody among them. Default 1024.
     pub max_instances: usize,
     /// The line its instances wait in. Default [`Priority::Normal`].
     pub priority: Priority,
+    /// Where nodes run that have to do with audio only, so that they never wait behind pictures. Default: where all run.
+    pub audio_pool: Option<WorkerPool>,
     /// Told of failures of nodes, on the worker where they happen: each one, up to 50 at once and 10 a second.
     pub on_error: Option<ErrorHook>,
     /// Gets what leaves the graph and no item led to, on the worker: what nodes with a clock of their own give out.
@@ -83,11 +89,13 @@ pub struct SessionStats {
     pub nodes: Vec<NodeStats>,
     /// By connection, in the manifest's order; over all peers, also those that left.
     pub edges: Vec<EdgeStats>,
-    /// The queue before each instance there is now; the name is `None` where it belongs to no peer.
+    /// The queues before each instance there is now, together for each peer; the name is `None` where it belongs to none, or to all.
     pub ingress: Vec<(Option<Arc<str>>, MailboxStats)>,
 }
 
 struct Inner {
+    /// Itself, for instances: they must not keep the session.
+    me: Weak<Inner>,
     pool: WorkerPool,
     options: SessionOptions,
     errors: Arc<ErrorLimit>,
@@ -100,11 +108,21 @@ struct State {
     plan: Arc<Plan>,
     metrics: Arc<Metrics>,
     closed: bool,
-    instances: HashMap<Option<Arc<str>>, Mailbox<Msg>>,
+    instances: HashMap<Key, Mailbox<Msg>>,
+    /// Peers that are there, whether or not anything came from them yet.
+    present: BTreeSet<Arc<str>>,
     /// What was changed since the manifest, for instances to come.
     params: BTreeMap<Arc<str>, Params>,
     foreign_params: BTreeMap<Arc<str>, BTreeMap<String, Value>>,
     enabled: BTreeMap<Arc<str>, bool>,
+}
+
+/// Names an instance: some of the nodes of a plan, for one peer or for all.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    place: Place,
+    /// `None` for nobody's, and for that of all peers.
+    peer: Option<Arc<str>>,
 }
 
 /// A bucket of reports that fills with time.
@@ -122,6 +140,7 @@ impl Default for SessionOptions {
             name: "session".to_owned(),
             max_instances: 1024,
             priority: Priority::Normal,
+            audio_pool: None,
             on_error: None,
             on_output: None,
         }
@@ -136,11 +155,13 @@ impl Session {
             plan,
             closed: false,
             instances: HashMap::new(),
+            present: BTreeSet::new(),
             params: BTreeMap::new(),
             foreign_params: BTreeMap::new(),
             enabled: BTreeMap::new(),
         };
-        let inner = Inner {
+        let make = |me: &Weak<Inner>| Inner {
+            me: me.clone(),
             pool,
             errors: Arc::new(ErrorLimit::new()),
             outlets: Arc::new(Outlets { rest: options.on_output.clone(), taps: RwLock::default() }),
@@ -148,7 +169,7 @@ impl Session {
             next_tap: AtomicU64::new(0),
             state: Mutex::new(state),
         };
-        Session { inner: Arc::new(inner) }
+        Session { inner: Arc::new_cyclic(make) }
     }
 
     /// The plan it runs now.
@@ -252,18 +273,46 @@ impl Session {
         Ok(())
     }
 
-    /// A peer left for good: what waits in its instance is run, then the instance ends. Unknown peers are ignored.
+    /// Tells a node of `scope: shared` something about one peer, who may not be there yet: [`crate::NodeFactory::source_params`] says
+    /// what there is. It is forgotten when the peer is removed.
+    pub fn set_source_param(
+        &self,
+        node: &str,
+        source: &str,
+        name: &str,
+        value: Value,
+    ) -> Result<(), NodeError> {
+        let plan = self.inner.plan();
+        let (index, id) = plan.index(node)?;
+        plan.check_source_param(index, name, &value)?;
+        let mailbox = self.inner.mailbox(&Key { place: plan.place(index), peer: None })?;
+        let change = Change::Source { source: source.into(), name: name.to_owned(), value };
+        match mailbox.push(Msg::Change { node: id, change }) {
+            Push::Refused(_) => Err(NodeError::Closed),
+            _ => Ok(()),
+        }
+    }
+
+    /// A peer is there: what shared nodes make for everybody goes to its instance too, before anything came from it.
+    pub fn add_peer(&self, peer: &str) -> Result<(), NodeError> {
+        self.inner.admit(&Arc::from(peer))
+    }
+
+    /// A peer left for good: what waits in its instances is run, then they end. Unknown peers are ignored.
     pub fn remove_peer(&self, peer: &str) {
         let peer: Arc<str> = Arc::from(peer);
-        let (own, common) = {
+        let (own, common): (Vec<_>, Vec<_>) = {
             let mut state = lock(&self.inner.state);
-            (state.instances.remove(&Some(peer.clone())), state.instances.get(&None).cloned())
+            state.present.remove(&peer);
+            let keys: Vec<Key> =
+                state.instances.keys().filter(|key| key.peer.as_ref() == Some(&peer)).cloned().collect();
+            let own = keys.iter().filter_map(|key| state.instances.remove(key)).collect();
+            let common = state.instances.iter().filter(|(key, _)| key.peer.is_none());
+            (own, common.map(|(_, mailbox)| mailbox.clone()).collect())
         };
-        if let Some(mailbox) = own {
-            mailbox.drain();
-        }
-        if let Some(mailbox) = common {
-            let _ = mailbox.push(Msg::SourceGone(peer));
+        own.iter().for_each(Mailbox::drain);
+        for mailbox in common {
+            let _ = mailbox.push(Msg::SourceGone(peer.clone()));
         }
     }
 
@@ -275,12 +324,15 @@ impl Session {
 
     /// The counters now.
     pub fn stats(&self) -> SessionStats {
-        let (plan, metrics, mut ingress) = {
+        let (plan, metrics, ingress) = {
             let state = lock(&self.inner.state);
-            let ingress = state.instances.iter().map(|(peer, mailbox)| (peer.clone(), mailbox.stats()));
-            (state.plan.clone(), state.metrics.clone(), ingress.collect::<Vec<_>>())
+            let mut ingress: BTreeMap<Option<Arc<str>>, MailboxStats> = BTreeMap::new();
+            for (key, mailbox) in &state.instances {
+                let stats = ingress.entry(key.peer.clone()).or_default();
+                *stats = stats.and(&mailbox.stats());
+            }
+            (state.plan.clone(), state.metrics.clone(), ingress.into_iter().collect())
         };
-        ingress.sort_by(|a, b| a.0.cmp(&b.0));
         let nodes = plan.describe().zip(&metrics.nodes).map(|((id, kind), node)| node.snapshot(id, kind));
         let edges = plan.edges().zip(&metrics.edges);
         let edges = edges.map(|((from, to), edge)| edge.snapshot(from.clone(), to.clone()));
@@ -294,23 +346,32 @@ impl Session {
         if item.source.is_none() {
             item.source = peer.map(Arc::from);
         }
-        let mailbox = self.inner.instance(peer)?;
-        match mailbox.push(Msg::Input(item)) {
-            Push::Pushed => Ok(Pushed::Queued),
-            Push::Dropped(old) => Ok(Pushed::Displaced(old.len())),
-            Push::Refused(msg) => {
-                let error = if mailbox.is_closed() {
-                    NodeError::Closed
-                } else {
-                    NodeError::Full { queue: format!("session \"{}\"", self.inner.options.name), kind }
-                };
-                // Its ticket would say that it was dropped; the caller says why.
-                if let Msg::Input(Item { ticket: Some(ticket), .. }) = &msg {
-                    ticket.fail(error.clone());
+        let peer: Option<Arc<str>> = peer.map(Arc::from);
+        if let Some(peer) = &peer {
+            self.inner.admit(peer)?;
+        }
+        let mut displaced = 0;
+        for place in self.inner.plan().entries(kind) {
+            let peer = peer.clone().filter(|_| place.scope == Scope::Peer);
+            let mailbox = self.inner.mailbox(&Key { place, peer })?;
+            match mailbox.push(Msg::Input(item.clone())) {
+                Push::Pushed => {}
+                Push::Dropped(old) => displaced += old.len(),
+                Push::Refused(msg) => {
+                    let error = if mailbox.is_closed() {
+                        NodeError::Closed
+                    } else {
+                        NodeError::Full { queue: format!("session \"{}\"", self.inner.options.name), kind }
+                    };
+                    // Its ticket would say that it was dropped; the caller says why.
+                    if let Msg::Input(Item { ticket: Some(ticket), .. }) = &msg {
+                        ticket.fail(error.clone());
+                    }
+                    return Err(error);
                 }
-                Err(error)
             }
         }
+        Ok(if displaced == 0 { Pushed::Queued } else { Pushed::Displaced(displaced) })
     }
 }
 
@@ -319,40 +380,63 @@ impl Inner {
         lock(&self.state).plan.clone()
     }
 
-    fn instance(&self, peer: Option<&str>) -> Result<Mailbox<Msg>, NodeError> {
-        let peer: Option<Arc<str>> = peer.map(Arc::from);
+    /// Takes note of a peer.
+    fn admit(&self, peer: &Arc<str>) -> Result<(), NodeError> {
         let mut state = lock(&self.state);
         if state.closed {
             return Err(NodeError::Closed);
         }
-        if let Some(mailbox) = state.instances.get(&peer) {
+        if !state.present.contains(peer) {
+            if state.present.len() >= self.options.max_instances {
+                return Err(NodeError::Limit { what: "peers", limit: self.options.max_instances });
+            }
+            state.present.insert(peer.clone());
+        }
+        Ok(())
+    }
+
+    /// The way to an instance, which is made if there is none.
+    fn mailbox(&self, key: &Key) -> Result<Mailbox<Msg>, NodeError> {
+        let mut state = lock(&self.state);
+        if state.closed {
+            return Err(NodeError::Closed);
+        }
+        if let Some(mailbox) = state.instances.get(key) {
             return Ok(mailbox.clone());
         }
-        if state.instances.len() >= self.options.max_instances {
-            return Err(NodeError::Limit { what: "peers", limit: self.options.max_instances });
-        }
-        let name = format!("{}/{}", self.options.name, peer.as_deref().unwrap_or("-"));
+        let whose = match (key.place.scope, &key.peer) {
+            (Scope::Shared, _) => "*",
+            (Scope::Peer, peer) => peer.as_deref().unwrap_or("-"),
+        };
+        let name = format!("{}/{whose}", self.options.name);
         let hook = self.options.on_error.clone();
-        let (whose, limit) = (peer.clone(), self.errors.clone());
+        let (peer, limit) = (key.peer.clone(), self.errors.clone());
         let on_error = move |node: &str, error: &NodeError| {
             if let Some(hook) = &hook
                 && let Some(left_out) = limit.admit(Instant::now())
             {
-                let (peer, node) = (whose.clone(), node.to_owned());
+                let (peer, node) = (peer.clone(), node.to_owned());
                 hook(ErrorReport { peer, node, error: error.clone(), left_out });
             }
         };
-        let options = MailboxOptions { name: name.into(), priority: self.options.priority };
-        let metrics = state.metrics.clone();
-        let mailbox = spawn(
-            &state.plan,
-            &self.pool,
-            options,
-            peer.clone(),
-            metrics,
-            Arc::new(on_error),
-            self.outlets.clone(),
-        )?;
+        let (me, from) = (self.me.clone(), key.clone());
+        let cross = move |crossing: Crossing| {
+            if let Some(inner) = me.upgrade() {
+                inner.cross(&from, crossing);
+            }
+        };
+        let audio_pool = self.options.audio_pool.as_ref().filter(|_| key.place.audio);
+        let mailbox = spawn(Start {
+            plan: &state.plan,
+            place: Some(key.place),
+            pool: audio_pool.unwrap_or(&self.pool),
+            options: MailboxOptions { name: name.into(), priority: self.options.priority },
+            peer: key.peer.clone(),
+            metrics: state.metrics.clone(),
+            on_error: Arc::new(on_error),
+            cross: Arc::new(cross),
+            outlets: self.outlets.clone(),
+        })?;
         for (node, params) in &state.params {
             mailbox.push(Msg::Change { node: node.clone(), change: Change::Params(params.clone()) });
         }
@@ -365,8 +449,67 @@ impl Inner {
         for (node, enabled) in &state.enabled {
             mailbox.push(Msg::Change { node: node.clone(), change: Change::Enabled(*enabled) });
         }
-        state.instances.insert(peer, mailbox.clone());
+        state.instances.insert(key.clone(), mailbox.clone());
         Ok(mailbox)
+    }
+
+    /// Brings an item from one instance to those that go on with it.
+    fn cross(&self, from: &Key, crossing: Crossing) {
+        let place = crossing.plan.place(crossing.node);
+        let targets = match (from.place.scope, place.scope) {
+            (_, Scope::Shared) => vec![None],
+            (Scope::Peer, Scope::Peer) => vec![from.peer.clone()],
+            (Scope::Shared, Scope::Peer) => self.audience(&crossing.item),
+        };
+        for peer in targets {
+            // An instance that can't be made has told so when its session was made or its peer came.
+            let Ok(mailbox) = self.mailbox(&Key { place, peer: peer.clone() }) else { continue };
+            let mut item = crossing.item.clone();
+            if let (Scope::Shared, Some(peer)) = (from.place.scope, peer) {
+                item.audience = Some(Audience::One(peer));
+            }
+            let Crossing { plan, node, port, edge, since, .. } = &crossing;
+            let (plan, since) = (plan.clone(), *since);
+            let lost = match mailbox.push(Msg::Arrive(Crossing {
+                plan,
+                node: *node,
+                port: *port,
+                edge: *edge,
+                item,
+                since,
+            })) {
+                Push::Pushed => continue,
+                Push::Dropped(old) => old,
+                Push::Refused(msg) => vec![msg],
+            };
+            let state = lock(&self.state);
+            let (plan, metrics) = (state.plan.clone(), state.metrics.clone());
+            drop(state);
+            for msg in lost {
+                if let Msg::Arrive(crossing) = msg
+                    && Arc::ptr_eq(&crossing.plan, &plan)
+                {
+                    metrics.edges[crossing.edge].drop_item(DropReason::Queue);
+                }
+            }
+        }
+    }
+
+    /// In whose instances something goes on that comes from a shared node. Peers that are gone get nothing.
+    fn audience(&self, item: &Item) -> Vec<Option<Arc<str>>> {
+        let state = lock(&self.state);
+        let there = |peer: &Arc<str>| state.present.contains(peer);
+        match (&item.audience, &item.source, &item.ticket) {
+            (Some(Audience::One(peer)), ..) | (None, Some(peer), _) => {
+                Some(peer).filter(|peer| there(peer)).map(|peer| Some(peer.clone())).into_iter().collect()
+            }
+            (Some(Audience::AllBut(others)), ..) => {
+                state.present.iter().filter(|peer| !others.contains(peer)).cloned().map(Some).collect()
+            }
+            // Somebody waits for it: it was put in without a peer.
+            (None, None, Some(_)) => vec![None],
+            (None, None, None) => state.present.iter().cloned().map(Some).collect(),
+        }
     }
 
     fn close(&self) {
@@ -399,16 +542,22 @@ fn send_all(state: &State, msg: impl Fn() -> Msg) {
     }
 }
 
-/// A new instance behind its mailbox.
-fn spawn(
-    plan: &Arc<Plan>,
-    pool: &WorkerPool,
+/// What a new instance needs.
+struct Start<'a> {
+    plan: &'a Arc<Plan>,
+    place: Option<Place>,
+    pool: &'a WorkerPool,
     options: MailboxOptions,
     peer: Option<Arc<str>>,
     metrics: Arc<Metrics>,
     on_error: OnFailure,
+    cross: Cross,
     outlets: Arc<Outlets>,
-) -> Result<Mailbox<Msg>, NodeError> {
+}
+
+/// A new instance behind its mailbox.
+fn spawn(start: Start<'_>) -> Result<Mailbox<Msg>, NodeError> {
+    let Start { plan, place, pool, options, peer, metrics, on_error, cross, outlets } = start;
     // The instance must not keep its own mailbox, and is there before it: the way back is filled in afterwards.
     let back: Arc<Mutex<Option<WeakMailbox<Msg>>>> = Arc::default();
     let upgrade = |back: &Mutex<Option<WeakMailbox<Msg>>>| lock(back).as_ref().and_then(WeakMailbox::upgrade);
@@ -426,8 +575,9 @@ fn spawn(
         }
     });
     let gate = Gate::default();
-    let around = Surroundings { peer, metrics, answerer, on_error, later, outlets, gate: gate.clone() };
-    let mut instance = Instance::new(plan.clone(), around)?;
+    let around =
+        Surroundings { peer, metrics, answerer, on_error, later, cross, outlets, gate: gate.clone() };
+    let mut instance = Instance::new(plan.clone(), place, around)?;
     let has_clock = instance.has_clock();
     let mailbox = pool.mailbox(options, Ingress::new(gate), move |msg| instance.handle(msg));
     *lock(&back) = Some(mailbox.downgrade());
@@ -564,15 +714,17 @@ impl Runner {
                 return Err(NodeError::Limit { what: "one-shot runs at a time", limit });
             }
             let options = MailboxOptions { name: "unary".into(), priority: Priority::Normal };
-            let mailbox = spawn(
+            let mailbox = spawn(Start {
                 plan,
-                &self.inner.pool,
+                place: None,
+                pool: &self.inner.pool,
                 options,
-                None,
-                plan.metrics(None),
-                Arc::new(|_: &str, _: &NodeError| {}),
-                Arc::default(),
-            )?;
+                peer: None,
+                metrics: plan.metrics(None),
+                on_error: Arc::new(|_: &str, _: &NodeError| {}),
+                cross: Arc::new(|_| {}),
+                outlets: Arc::default(),
+            })?;
             state.running.insert(id, mailbox.clone());
             mailbox
         };

@@ -9,9 +9,12 @@ use serde_json::Value;
 use crate::data::{Item, Kind};
 use crate::error::{ManifestError, NodeError, either, printable};
 use crate::graph::ForeignHost;
+use crate::manifest::Scope;
 
 /// The most items one call of [`Node::process`] or one foreign answer gives out.
 pub(crate) const MAX_EMITTED: usize = 256;
+/// The most items one call of [`Node::tick`] gives out: one a peer, and some ticks that were late.
+pub(crate) const MAX_EMITTED_A_TICK: usize = 4096;
 /// The most node types of an application's own.
 const MAX_FOREIGN: usize = 1024;
 /// The most ports a node type has each way.
@@ -35,11 +38,19 @@ pub trait Node: Send {
         None
     }
 
-    /// Gives out what is due at `now`, between two items. Ticks that could not be run in time are not made up for.
+    /// Gives out what is due at `now`, between two items. The times are a grid of whole periods; of those that could not be run in
+    /// time only the last one is.
     ///
     /// What leaves the graph from here goes to [`crate::SessionOptions::on_output`]: no item led to it.
     fn tick(&mut self, now: Instant, out: &mut Emit) -> Result<(), NodeError> {
         let _ = (now, out);
+        Ok(())
+    }
+
+    /// For a node that peers share: changes what it does with one of them, by its [`Item::source`], who may not be there yet. The
+    /// value is checked against [`NodeFactory::source_params`].
+    fn set_source_param(&mut self, source: &str, name: &str, value: &Value) -> Result<(), NodeError> {
+        let _ = (source, name, value);
         Ok(())
     }
 
@@ -53,6 +64,16 @@ pub trait Node: Send {
 pub trait NodeFactory: Send + Sync {
     /// A node with fresh state.
     fn create(&self, params: &Params) -> Result<Box<dyn Node>, NodeError>;
+
+    /// Whose a node of this type is where the manifest doesn't say.
+    fn scope(&self) -> Scope {
+        Scope::Peer
+    }
+
+    /// What a node that peers share can be told about each of them.
+    fn source_params(&self) -> Vec<ParamSpec> {
+        Vec::new()
+    }
 }
 
 impl<F> NodeFactory for F
@@ -148,11 +169,12 @@ pub enum ParamKind {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Params(BTreeMap<String, Value>);
 
-/// Where a node puts what it gives out. Bounded: more than 256 items from one call are an error of the node.
+/// Where a node puts what it gives out. Bounded: more than 256 items from one call, or 4096 from one tick, are an error of the node.
 #[derive(Default)]
 pub struct Emit {
     pub(crate) items: Vec<(usize, Item)>,
     pub(crate) overflow: bool,
+    pub(crate) is_tick: bool,
 }
 
 /// The node types that manifests can use. Cloning is cheap and shares them.
@@ -175,9 +197,13 @@ pub(crate) struct ForeignSpec {
 }
 
 impl Emit {
+    pub(crate) fn most(&self) -> usize {
+        if self.is_tick { MAX_EMITTED_A_TICK } else { MAX_EMITTED }
+    }
+
     /// Gives an item out at output `port` (an index into [`NodeSpec::outputs`]).
     pub fn push(&mut self, port: usize, item: Item) {
-        if self.items.len() < MAX_EMITTED {
+        if self.items.len() < self.most() {
             self.items.push((port, item));
         } else {
             self.overflow = true;
@@ -257,7 +283,7 @@ impl ParamSpec {
         ParamSpec { about, ..self }
     }
 
-    fn check(&self, value: &Value) -> Result<(), String> {
+    pub(crate) fn check(&self, value: &Value) -> Result<(), String> {
         let ok = match &self.kind {
             ParamKind::Number { min, max } => value.as_f64().is_some_and(|n| (*min..=*max).contains(&n)),
             ParamKind::Integer { min, max } => whole(value).is_some_and(|n| (*min..=*max).contains(&n)),

@@ -25,7 +25,7 @@ fn yaml_and_json_read_the_same() {
     assert_eq!((queue.max, queue.policy), (Some(1), Some(QueuePolicy::Latest)));
     assert_eq!(
         (yaml.nodes[0].on_error, yaml.nodes[0].scope, yaml.nodes[0].enabled),
-        (OnError::Fail, Scope::Peer, true)
+        (OnError::Fail, None, true)
     );
     let json = r#"{ "version": "v1", "metadata": {"name": "blur"},
         "nodes": [{"id": "seg", "node_type": "PersonSegmenter"},
@@ -74,7 +74,6 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "node \"a\"",
         "unknown node_type \"Nope\"; there is Agc, BackgroundBlur",
     ),
-    ("{version: v1, nodes: [{id: a, node_type: Gain, scope: shared}]}", "node \"a\"", "not built yet"),
     ("{version: v1, nodes: [{id: a, node_type: Gain}, {id: a, node_type: Gain}]}", "node \"a\"", "twice"),
     (
         "{version: v1, nodes: [{id: a, node_type: Gain, params: {gain_db: 25}}]}",

@@ -1,6 +1,6 @@
 //! One input of a mixer: what it gives in a tick, and how much of that is heard.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::elastic::ElasticBuffer;
 use super::limiter::Limiter;
@@ -30,6 +30,8 @@ pub(super) struct Input {
     /// Of its owner's output, while that differs from everybody's.
     pub limiter: Option<Limiter>,
     concealed_ticks: u64,
+    /// When it last gave something.
+    heard: Option<Instant>,
 }
 
 /// A factor that goes to its target in even steps.
@@ -88,6 +90,7 @@ impl Input {
             level: Level::default(),
             limiter: None,
             concealed_ticks: 0,
+            heard: None,
         }
     }
 
@@ -121,6 +124,11 @@ impl Input {
         self.pulled != Pulled::Silence || matches!(self.source, Source::Pulled(_))
     }
 
+    /// How long it has given nothing.
+    pub fn silent_for(&self, now: Instant) -> Duration {
+        self.heard.map_or(Duration::ZERO, |heard| now.saturating_duration_since(heard))
+    }
+
     /// Takes this tick's sound from the source and looks how loud it is.
     pub fn pull(&mut self, due: Instant, frames: usize, channels: usize, gate_db: f64) {
         self.samples.clear();
@@ -129,6 +137,9 @@ impl Input {
             Source::Elastic(buffer) => buffer.pull(due, &mut self.samples),
             Source::Pulled(source) => source.pull(due, &mut self.samples),
         };
+        if self.is_awake() || self.heard.is_none() {
+            self.heard = Some(due);
+        }
         self.concealed_ticks += u64::from(self.pulled == Pulled::Concealed);
         let quiet = self.muted || self.leaving || self.pulled == Pulled::Silence;
         let energy: f64 = if quiet {

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::{AudioFrame, MediaError, OPUS_RATE};
+use crate::{AudioFrame, MediaError, OPUS_RATE, Resampler};
 use input::Input;
 use limiter::Limiter;
 use speakers::{Selector, SpeakerDetector};
@@ -25,6 +25,8 @@ pub const MAX_MIX_INPUTS: usize = 256;
 const MAX_LATE: Duration = Duration::from_millis(200);
 /// A mixer whose inputs were all silent for this long stops ticking until something comes.
 const IDLE: Duration = Duration::from_secs(2);
+/// An input of which nothing was heard for this long is forgotten, but for its gain. It comes back with its first frame.
+const FORGET: Duration = Duration::from_secs(60);
 
 /// How a [`Mixer`] works.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -120,6 +122,7 @@ pub struct Mixer<K> {
     events: VecDeque<MixerEvent<K>>,
     limiter: Limiter,
     epoch: Option<Instant>,
+    grid: Option<Instant>,
     next: Option<Instant>,
     last_sound: Option<Instant>,
     sum: Vec<f64>,
@@ -153,6 +156,7 @@ impl<K: Ord + Clone> Mixer<K> {
             events: VecDeque::new(),
             limiter: Limiter::new(config.channels),
             epoch: None,
+            grid: None,
             next: None,
             last_sound: None,
             sum: Vec::new(),
@@ -206,6 +210,14 @@ impl<K: Ord + Clone> Mixer<K> {
     /// Below which level, in dB of full scale, an input is silent from now on; -100 to -20.
     pub fn set_gate_db(&mut self, gate_db: f64) {
         self.config.gate_db = gate_db.clamp(-100.0, -20.0);
+    }
+
+    /// Has its ticks lie whole ticks from `at`, from the first one or the next rest on: for callers with a clock of their own.
+    pub fn set_grid(&mut self, at: Instant) {
+        self.grid = Some(at);
+        if self.epoch.is_none() && self.next.is_some() {
+            self.next = Some(at);
+        }
     }
 
     /// When the next tick is due. `None`: not before something comes in.
@@ -297,7 +309,7 @@ impl<K: Ord + Clone> Mixer<K> {
             input.limiter = Some(limiter);
         }
         let common = frame(sum.iter().map(|sample| *sample as f32).collect(), &mut self.limiter);
-        inputs.retain(|_, input| !input.has_left());
+        inputs.retain(|_, input| !input.has_left() && input.silent_for(due) < FORGET);
         Mixed { common, own }
     }
 
@@ -307,9 +319,17 @@ impl<K: Ord + Clone> Mixer<K> {
 
     fn wake(&mut self, now: Instant) {
         if self.next.is_none() {
-            self.next = Some(now + self.tick_time());
+            self.next = Some(self.first_tick(now));
             self.last_sound = Some(now);
         }
+    }
+
+    /// The first time on the grid that is later than `now`.
+    fn first_tick(&self, now: Instant) -> Instant {
+        let tick = self.tick_time();
+        let Some(grid) = self.grid else { return now + tick };
+        let passed = now.saturating_duration_since(grid).as_nanos() / tick.as_nanos();
+        grid + tick * (passed as u32 + 1)
     }
 
     fn input(
@@ -349,6 +369,28 @@ impl<K: Ord + Clone> Mixer<K> {
             input.set(setting.gain, setting.muted);
         }
     }
+}
+
+/// Sums frames of one time, each of any format, at once: in the rate and with the channels of the first, as long as the longest, held
+/// within full scale. [`MediaError::AudioFormat`] when one of them is none that is handled; nothing is a frame of no samples.
+pub fn mix(frames: &[AudioFrame]) -> Result<AudioFrame, MediaError> {
+    let Some(first) = frames.first() else {
+        let timestamp_us = 0;
+        return Ok(AudioFrame { samples: Arc::default(), sample_rate: OPUS_RATE, channels: 1, timestamp_us });
+    };
+    let mut sum: Vec<f64> = Vec::new();
+    for frame in frames {
+        let mut resampler = Resampler::new(first.sample_rate, first.channels)?;
+        let converted = resampler.process(frame)?;
+        let rest = resampler.flush()?;
+        let samples = converted.samples.iter().chain(rest.samples.iter());
+        let length = converted.samples.len() + rest.samples.len();
+        sum.resize(sum.len().max(length), 0.0);
+        sum.iter_mut().zip(samples).for_each(|(sum, sample)| *sum += f64::from(*sample));
+    }
+    let mut samples: Vec<f32> = sum.into_iter().map(|sample| sample as f32).collect();
+    Limiter::new(first.channels).run(&mut samples);
+    Ok(AudioFrame { samples: Arc::new(samples), ..first.clone() })
 }
 
 impl<K> std::fmt::Debug for Mixer<K> {

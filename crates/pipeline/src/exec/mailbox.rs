@@ -80,6 +80,21 @@ pub struct MailboxStats {
     pub panics: u64,
 }
 
+impl MailboxStats {
+    /// Those of both together.
+    pub(crate) fn and(&self, other: &MailboxStats) -> MailboxStats {
+        MailboxStats {
+            depth: self.depth + other.depth,
+            pushed: self.pushed + other.pushed,
+            run: self.run + other.run,
+            dropped: self.dropped + other.dropped,
+            refused: self.refused + other.refused,
+            closed: self.closed + other.closed,
+            panics: self.panics + other.panics,
+        }
+    }
+}
+
 /// The way to one actor. Clones lead to the same one.
 pub struct Mailbox<M> {
     actor: Arc<Actor<M>>,

@@ -181,8 +181,8 @@ impl Instance {
             node_id: plan.nodes[node].id.clone(),
             node_type: spec.node_type.clone(),
             port: foreign.ports[port].name.clone(),
+            peer: self.around.peer.clone().or_else(|| item.source.clone()),
             item: Item { ticket: None, ..item.clone() },
-            peer: self.around.peer.clone(),
             params: foreign.params.clone(),
             reply: ForeignReply::new(self.around.answerer.clone(), slot.key, id),
         };
@@ -364,7 +364,7 @@ impl Instance {
     pub(super) fn set_gate(&self) {
         let blocked = self.slots.iter().any(|slot| match &slot.state {
             State::Foreign(foreign) => foreign.blocks(),
-            State::Native { .. } => false,
+            State::Native { .. } | State::Elsewhere => false,
         });
         self.around.gate.set(blocked);
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::queue::Edge;
-use super::{Body, DATA_DEADLINE_MS, GraphInput, MEDIA_DEADLINE_MS, Plan, PlanNode, Target};
+use super::{Body, DATA_DEADLINE_MS, GraphInput, MEDIA_DEADLINE_MS, Place, Plan, PlanNode, Target};
 use crate::data::Kind;
 use crate::error::{ManifestError, either, printable};
 use crate::manifest::{
@@ -77,8 +77,18 @@ pub(super) fn compile(manifest: &Manifest, registry: &Registry) -> Result<Plan, 
             (None, Body::Foreign { spec, .. }) => Some(usual_deadline(&spec.inputs)),
             (None, Body::Native { .. }) => None,
         };
+        let scope = match (def.scope, &body) {
+            (Some(Scope::Peer), Body::Native { factory, .. }) if factory.scope() == Scope::Shared => {
+                let problem = format!("scope: peer makes no sense for {}; leave it out", def.node_type);
+                return Err(ManifestError::node(&def.id, problem));
+            }
+            (Some(scope), _) => scope,
+            (None, Body::Native { factory, .. }) => factory.scope(),
+            (None, Body::Foreign { .. }) => Scope::Peer,
+        };
         nodes.push(PlanNode {
             id: def.id.as_str().into(),
+            place: Place { scope, audio: is_audio(&types[index]) },
             body,
             on_error: def.on_error,
             enabled: def.enabled,
@@ -106,10 +116,14 @@ fn usual_deadline(inputs: &[PortSpec]) -> Duration {
     Duration::from_millis(if any { MEDIA_DEADLINE_MS } else { DATA_DEADLINE_MS })
 }
 
+/// Whether a node has to do with audio and not with pictures, as far as its type says.
+fn is_audio(node_type: &NodeType) -> bool {
+    let ports = || node_type.inputs().iter().chain(node_type.outputs());
+    ports().any(|port| matches!(port.kind, Kind::Audio | Kind::AudioMix))
+        && ports().all(|port| !matches!(port.kind, Kind::Video | Kind::Mask | Kind::Any))
+}
+
 fn node_type(node: &NodeDef, registry: &Registry) -> Result<NodeType, ManifestError> {
-    if node.scope == Scope::Shared {
-        return Err(ManifestError::node(&node.id, "scope: shared is not built yet; peer is allowed"));
-    }
     registry.get(&node.node_type).ok_or_else(|| {
         let known = either(registry.names().iter().take(50));
         ManifestError::node(

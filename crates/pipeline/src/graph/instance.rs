@@ -10,14 +10,14 @@ use serde_json::Value;
 use super::away::Foreign;
 use super::foreign::{Answer, Answerer};
 use super::queue::{Arrival, Gate};
-use super::{Body, Plan, PlanNode};
+use super::{Body, Place, Plan, PlanNode};
 use crate::data::Item;
 use crate::error::NodeError;
 use crate::exec::panic_message;
 use crate::manifest::OnError;
 use crate::metrics::{DropReason, Metrics};
 use crate::session::OutputHook;
-use crate::spec::{Emit, MAX_EMITTED, Node, Params};
+use crate::spec::{Emit, Node, Params};
 use crate::ticket::Output;
 
 /// Deliveries from node to node in one pass. Nodes that fan out and meet again multiply items; this ends it.
@@ -29,6 +29,8 @@ pub(crate) enum Msg {
     Start,
     /// Run an item through the graph.
     Input(Item),
+    /// Go on where an item comes in from another instance of the same graph.
+    Arrive(Crossing),
     /// Go on behind a foreign node.
     Answer { key: u64, id: u64, answer: Answer },
     /// Look for calls of a foreign node that are overdue.
@@ -47,10 +49,25 @@ pub(crate) enum Change {
     Params(Params),
     ForeignParam(String, Value),
     Enabled(bool),
+    Source { source: Arc<str>, name: String, value: Value },
+}
+
+/// An item on its way from one instance of a graph to another: between a peer's nodes and those that are shared, or between those of
+/// audio and the others.
+pub(crate) struct Crossing {
+    /// The one that `node`, `port` and `edge` are of.
+    pub plan: Arc<Plan>,
+    pub node: usize,
+    pub port: usize,
+    pub edge: usize,
+    pub item: Item,
+    pub since: Instant,
 }
 
 /// Told of a failure: the node's id and the error.
 pub(crate) type OnFailure = Arc<dyn Fn(&str, &NodeError) + Send + Sync>;
+/// Brings an item to another instance. It knows which one from the place of the node.
+pub(crate) type Cross = Arc<dyn Fn(Crossing) + Send + Sync>;
 /// Brings a message to the instance at a time.
 pub(crate) type Later = Arc<dyn Fn(Instant, Msg) + Send + Sync>;
 
@@ -78,6 +95,7 @@ pub(crate) struct Surroundings {
     pub answerer: Answerer,
     pub on_error: OnFailure,
     pub later: Later,
+    pub cross: Cross,
     pub outlets: Arc<Outlets>,
     /// Of the queue before this instance.
     pub gate: Gate,
@@ -85,6 +103,8 @@ pub(crate) struct Surroundings {
 
 pub(crate) struct Instance {
     pub(super) plan: Arc<Plan>,
+    /// Which nodes of it live here; all where `None`.
+    pub(super) place: Option<Place>,
     pub(super) id: u64,
     pub(super) around: Surroundings,
     pub(super) slots: Vec<Slot>,
@@ -104,24 +124,29 @@ pub(super) struct Slot {
 }
 
 pub(super) enum State {
-    Native { node: Option<Box<dyn Node>>, params: Params },
+    Native {
+        node: Option<Box<dyn Node>>,
+        params: Params,
+    },
     Foreign(Foreign),
+    /// It lives in another instance.
+    Elsewhere,
 }
 
 static NEXT_INSTANCE: AtomicU64 = AtomicU64::new(1);
 
 impl Instance {
-    pub fn new(plan: Arc<Plan>, around: Surroundings) -> Result<Instance, NodeError> {
+    pub fn new(plan: Arc<Plan>, place: Option<Place>, around: Surroundings) -> Result<Instance, NodeError> {
         let mut slots = Vec::with_capacity(plan.nodes.len());
         for (key, node) in plan.nodes.iter().enumerate() {
-            let state = State::new(node).map_err(|error| error.at(&node.id))?;
+            let state = State::new(node, place).map_err(|error| error.at(&node.id))?;
             slots.push(Slot { key: key as u64, state, enabled: node.enabled, next_tick: None });
         }
         let pending = slots.iter().map(|_| Vec::new()).collect();
         let id = NEXT_INSTANCE.fetch_add(1, Ordering::Relaxed);
         let next_key = slots.len() as u64;
         let emit = Emit::default();
-        Ok(Instance { plan, id, around, slots, pending, emit, deliveries: 0, next_key })
+        Ok(Instance { plan, place, id, around, slots, pending, emit, deliveries: 0, next_key })
     }
 
     /// Whether a node of it has a clock of its own, so that it must be told to start.
@@ -136,18 +161,19 @@ impl Instance {
         match msg {
             Msg::Start => self.arm_ticks(),
             Msg::Input(item) => self.input(item),
+            Msg::Arrive(crossing) => self.arrive(crossing),
             Msg::Answer { key, id, answer } => {
-                if let Some(node) = self.place(key) {
+                if let Some(node) = self.find(key) {
                     self.answered(node, id, answer);
                 }
             }
             Msg::Deadline { key } => {
-                if let Some(node) = self.place(key) {
+                if let Some(node) = self.find(key) {
                     self.expire(node);
                 }
             }
             Msg::Tick { key } => {
-                if let Some(node) = self.place(key) {
+                if let Some(node) = self.find(key) {
                     self.tick(node);
                 }
             }
@@ -161,17 +187,37 @@ impl Instance {
         }
     }
 
-    fn place(&self, key: u64) -> Option<usize> {
+    fn find(&self, key: u64) -> Option<usize> {
         self.slots.iter().position(|slot| slot.key == key)
     }
 
     fn input(&mut self, item: Item) {
         let plan = self.plan.clone();
-        for input in plan.inputs.iter().filter(|input| input.kind.accepts(item.kind())) {
+        let here = |node: usize| self.place.is_none_or(|place| plan.nodes[node].place == place);
+        let takes = plan.inputs.iter().filter(|input| input.kind.accepts(item.kind()));
+        for input in takes.filter(|input| here(input.node)) {
             self.pending[input.node].push(Arrival { port: input.port, edge: None, item: item.clone() });
         }
         drop(item);
         self.pass(0);
+    }
+
+    /// An item from another instance. The graph may have become another one since it left there.
+    fn arrive(&mut self, Crossing { plan, node, port, edge, item, since }: Crossing) {
+        let arrival = if Arc::ptr_eq(&plan, &self.plan) {
+            self.around.metrics.edges[edge].waited(since.elapsed());
+            Some((node, Arrival { port, edge: Some(edge), item }))
+        } else {
+            let id = &plan.nodes[node].id;
+            let found = self.plan.nodes.iter().position(|known| known.id == *id);
+            found
+                .filter(|node| self.plan.nodes[*node].body.inputs().len() > port)
+                .map(|node| (node, Arrival { port, edge: None, item }))
+        };
+        if let Some((node, arrival)) = arrival {
+            self.pending[node].push(arrival);
+            self.pass(node);
+        }
     }
 
     /// Runs every node from `first` on that has something pending, in topological order.
@@ -208,6 +254,7 @@ impl Instance {
         match self.slots[node].state {
             State::Native { .. } => self.run(node, arrival.port, arrival.item),
             State::Foreign(_) => self.wait(node, arrival),
+            State::Elsewhere => {}
         }
     }
 
@@ -270,7 +317,7 @@ impl Instance {
     /// Refuses what a node must not give out.
     pub(super) fn check(&self, node: usize, emit: &Emit) -> Result<(), NodeError> {
         if emit.overflow {
-            return Err(NodeError::failed(format!("it gave out more than {MAX_EMITTED} items for one")));
+            return Err(NodeError::failed(format!("it gave out more than {} items for one", emit.most())));
         }
         let outputs = self.plan.nodes[node].body.outputs();
         for (port, item) in &emit.items {
@@ -323,6 +370,17 @@ impl Instance {
             return;
         }
         self.deliveries += 1;
+        if matches!(self.slots[to.node].state, State::Elsewhere) {
+            let crossing = Crossing {
+                plan: self.plan.clone(),
+                node: to.node,
+                port: to.port,
+                edge: to.edge,
+                item,
+                since: Instant::now(),
+            };
+            return (self.around.cross)(crossing);
+        }
         self.pending[to.node].push(Arrival { port: to.port, edge: Some(to.edge), item });
     }
 
@@ -407,6 +465,10 @@ impl Instance {
                 foreign.set_param(name, value);
                 Ok(())
             }
+            (
+                Change::Source { source, name, value },
+                Slot { state: State::Native { node: Some(node), .. }, .. },
+            ) => node.set_source_param(&source, &name, &value),
             _ => Ok(()),
         };
         if let Err(error) = result {
@@ -440,15 +502,19 @@ impl Instance {
     fn tick(&mut self, node: usize) {
         let now = Instant::now();
         let due = self.slots[node].next_tick.take().unwrap_or(now);
+        let Some(period) = self.slots[node].state.tick_every() else { return };
+        // On its grid for ever: of what was missed only the last one is run.
+        let missed = now.saturating_duration_since(due).as_nanos() / period.as_nanos();
+        let due = due + period * u32::try_from(missed).unwrap_or(u32::MAX);
         if self.slots[node].enabled {
-            self.call(node, None, None, |runner, emit| runner.tick(now, emit));
+            self.emit.is_tick = true;
+            self.call(node, None, None, |runner, emit| runner.tick(due, emit));
+            self.emit.is_tick = false;
             self.pass(node + 1);
         }
         let slot = &mut self.slots[node];
         if let Some(period) = slot.state.tick_every() {
-            // On time for ever where it can be; what is missed is not made up for.
-            let next = due + period;
-            let next = if next <= Instant::now() { Instant::now() + period } else { next };
+            let next = (due + period).max(now);
             slot.next_tick = Some(next);
             (self.around.later)(next, Msg::Tick { key: slot.key });
         }
@@ -473,7 +539,11 @@ impl Outlets {
 }
 
 impl State {
-    pub(super) fn new(node: &PlanNode) -> Result<State, NodeError> {
+    /// Fresh state for a node, if it lives at this place.
+    pub(super) fn new(node: &PlanNode, place: Option<Place>) -> Result<State, NodeError> {
+        if place.is_some_and(|place| place != node.place) {
+            return Ok(State::Elsewhere);
+        }
         Ok(match &node.body {
             Body::Native { factory, params, .. } => {
                 State::Native { node: Some(factory.create(params)?), params: params.clone() }

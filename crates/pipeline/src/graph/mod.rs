@@ -9,7 +9,7 @@ mod reload;
 
 pub(crate) use foreign::Answer;
 pub use foreign::{ForeignCall, ForeignHost, ForeignOutput, ForeignReply};
-pub(crate) use instance::{Change, Instance, Msg, OnFailure, Outlets, Surroundings, Tap};
+pub(crate) use instance::{Change, Cross, Crossing, Instance, Msg, OnFailure, Outlets, Surroundings, Tap};
 pub(crate) use queue::{Gate, Ingress};
 
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 
 use crate::data::Kind;
 use crate::error::{ManifestError, NodeError, either, printable};
-use crate::manifest::{Manifest, OnError};
+use crate::manifest::{Manifest, OnError, Scope};
 use crate::metrics::Metrics;
 use crate::spec::{ForeignSpec, NodeFactory, NodeSpec, Params, PortSpec, Registry};
 use crate::ticket::Output;
@@ -49,10 +49,18 @@ struct PlanNode {
     on_error: OnError,
     enabled: bool,
     deadline: Option<Duration>,
+    place: Place,
     /// By output port: the inputs it leads to. None: it leaves the graph there.
     outs: Vec<Vec<Target>>,
     /// By input port.
     edges: Vec<queue::Edge>,
+}
+
+/// In which instances a node lives: of each peer, or of all; and apart from pictures, so that audio never waits behind one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Place {
+    pub scope: Scope,
+    pub audio: bool,
 }
 
 enum Body {
@@ -110,6 +118,38 @@ impl Plan {
             return Ok(());
         }
         Err(NodeError::NoInput { kind, takes: either(self.takes().iter().map(|kind| kind.name())) })
+    }
+
+    /// Where items of this kind go that come from outside, each place once.
+    pub(crate) fn entries(&self, kind: Kind) -> Vec<Place> {
+        let takes = self.inputs.iter().filter(|input| input.kind.accepts(kind));
+        let mut places: Vec<Place> = takes.map(|input| self.nodes[input.node].place).collect();
+        places.sort();
+        places.dedup();
+        places
+    }
+
+    /// Where this node lives.
+    pub(crate) fn place(&self, node: usize) -> Place {
+        self.nodes[node].place
+    }
+
+    /// Checks what a shared node is told about one peer.
+    pub(crate) fn check_source_param(&self, node: usize, name: &str, value: &Value) -> Result<(), NodeError> {
+        let node = &self.nodes[node];
+        let problem = |problem| NodeError::Param { node: node.id.to_string(), problem };
+        let specs = match &node.body {
+            Body::Native { factory, .. } if node.place.scope == Scope::Shared => factory.source_params(),
+            _ => Vec::new(),
+        };
+        let Some(spec) = specs.iter().find(|spec| spec.name == name) else {
+            let known = match specs.is_empty() {
+                true => "it has none".to_owned(),
+                false => format!("it has {}", either(specs.iter().map(|spec| spec.name))),
+            };
+            return Err(problem(format!("\"{}\" is no parameter by peer; {known}", printable(name))));
+        };
+        spec.check(value).map_err(|wrong| problem(format!("{name} {wrong}")))
     }
 
     /// Counters for its nodes and connections. Those of the same name and type in `before` go on.

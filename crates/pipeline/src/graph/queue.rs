@@ -15,6 +15,9 @@ const AUDIO_US: i64 = 100_000;
 /// Parameter changes that wait, at most. Answers are bounded by the calls they answer.
 const MAX_CONTROL: usize = 1024;
 
+/// Data that waits for one input on its way from one instance to another, at most.
+const MAX_CROSSING: usize = 1024;
+
 /// The bounds of an input that connections lead to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Edge {
@@ -52,6 +55,15 @@ pub(super) struct EdgeQueue {
 pub(crate) struct Ingress {
     queue: VecDeque<Msg>,
     gate: Gate,
+}
+
+/// Items that are bounded together.
+#[derive(PartialEq, Eq)]
+struct Line {
+    kind: Kind,
+    source: Option<Arc<str>>,
+    /// The input, where it is one behind a connection.
+    input: Option<(usize, usize)>,
 }
 
 /// Closed while a queue with [`QueuePolicy::Block`] is full: items from outside wait, answers and changes don't.
@@ -169,6 +181,36 @@ impl EdgeQueue {
     }
 }
 
+impl Line {
+    fn of(msg: &Msg) -> Option<Line> {
+        let item = msg.item()?;
+        let input = match msg {
+            Msg::Arrive(crossing) => Some((crossing.node, crossing.port)),
+            _ => None,
+        };
+        Some(Line { kind: item.kind(), source: item.source.clone(), input })
+    }
+}
+
+impl Msg {
+    /// What it brings from outside or from another instance.
+    fn item(&self) -> Option<&Item> {
+        match self {
+            Msg::Input(item) => Some(item),
+            Msg::Arrive(crossing) => Some(&crossing.item),
+            _ => None,
+        }
+    }
+
+    fn item_mut(&mut self) -> Option<&mut Item> {
+        match self {
+            Msg::Input(item) => Some(item),
+            Msg::Arrive(crossing) => Some(&mut crossing.item),
+            _ => None,
+        }
+    }
+}
+
 impl Gate {
     pub fn set(&self, closed: bool) {
         self.0.store(closed, Ordering::Release);
@@ -184,10 +226,11 @@ impl Ingress {
         Ingress { queue: VecDeque::new(), gate }
     }
 
-    fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (usize, &Item)> {
-        self.queue.iter().enumerate().filter_map(move |(at, msg)| match msg {
-            Msg::Input(item) if item.kind() == kind => Some((at, item)),
-            _ => None,
+    /// Those that wait in the same line, in order: of one peer, one kind, and for one input where they come from another instance.
+    fn line(&self, line: &Line) -> impl Iterator<Item = (usize, &Item)> {
+        self.queue.iter().enumerate().filter_map(move |(at, msg)| {
+            let item = msg.item()?;
+            (Line::of(msg).as_ref() == Some(line)).then_some((at, item))
         })
     }
 
@@ -213,43 +256,50 @@ impl Ingress {
         Push::Pushed
     }
 
-    fn take_oldest(&mut self, kind: Kind) -> Option<Msg> {
-        let at = self.of_kind(kind).next().map(|(at, _)| at)?;
+    fn take_oldest(&mut self, line: &Line) -> Option<Msg> {
+        let at = self.line(line).next().map(|(at, _)| at)?;
         self.queue.remove(at)
     }
 }
 
 impl MailQueue<Msg> for Ingress {
     fn push(&mut self, msg: Msg) -> Push<Msg> {
-        let Msg::Input(item) = msg else {
+        let (Some(line), Some(item)) = (Line::of(&msg), msg.item()) else {
             return self.control(msg);
         };
-        let kind = item.kind();
-        let edge = Edge::new(kind, None);
-        let mut count = self.of_kind(kind).count();
-        if edge.policy == QueuePolicy::Block && count >= edge.waiting {
-            return Push::Refused(Msg::Input(item));
+        let edge = match &msg {
+            Msg::Arrive(crossing) => crossing.plan.nodes[crossing.node].edges[crossing.port],
+            _ => Edge::new(item.kind(), None),
+        };
+        let most = match (&msg, edge.policy) {
+            // Nobody can be made to wait between two instances; but this many must not be usual.
+            (Msg::Arrive(_), QueuePolicy::Block) => edge.waiting.max(MAX_CROSSING),
+            _ => edge.waiting,
+        };
+        let mut count = self.line(&line).count();
+        let refuses =
+            matches!(edge.policy, QueuePolicy::Block | QueuePolicy::Reject | QueuePolicy::DropNewest);
+        if refuses && count >= most {
+            return Push::Refused(msg);
         }
         let mut waiting_us: i64 =
-            self.of_kind(kind).map(|(_, item)| item.duration_us()).sum::<i64>() + item.duration_us();
+            self.line(&line).map(|(_, item)| item.duration_us()).sum::<i64>() + item.duration_us();
         let mut old = Vec::new();
         while count > 0
-            && (count >= edge.waiting || edge.waiting_us.is_some_and(|most| waiting_us > most))
-            && let Some(msg) = self.take_oldest(kind)
+            && (count >= most || edge.waiting_us.is_some_and(|most| waiting_us > most))
+            && let Some(msg) = self.take_oldest(&line)
         {
-            if let Msg::Input(item) = &msg {
-                waiting_us -= item.duration_us();
-            }
+            waiting_us -= msg.item().map_or(0, Item::duration_us);
             count -= 1;
             old.push(msg);
         }
-        self.queue.push_back(Msg::Input(item));
+        self.queue.push_back(msg);
         if old.is_empty() {
             return Push::Pushed;
         }
         // The gap is before the oldest that is left.
-        let first = self.of_kind(kind).next().map(|(at, _)| at);
-        if let Some(Msg::Input(item)) = first.and_then(|at| self.queue.get_mut(at)) {
+        let first = self.line(&line).next().map(|(at, _)| at);
+        if let Some(item) = first.and_then(|at| self.queue.get_mut(at)).and_then(Msg::item_mut) {
             item.discontinuity = true;
         }
         Push::Dropped(old)
@@ -259,7 +309,7 @@ impl MailQueue<Msg> for Ingress {
         if !self.gate.is_closed() {
             return self.queue.pop_front();
         }
-        let at = self.queue.iter().position(|msg| !matches!(msg, Msg::Input(_)))?;
+        let at = self.queue.iter().position(|msg| msg.item().is_none())?;
         self.queue.remove(at)
     }
 

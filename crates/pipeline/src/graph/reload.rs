@@ -16,7 +16,8 @@ impl Instance {
         let mut old: Vec<Option<Slot>> = Vec::with_capacity(before.nodes.len());
         let mut kept = Vec::with_capacity(plan.nodes.len());
         for node in &plan.nodes {
-            kept.push(before.nodes.iter().position(|known| is_same(known, node)));
+            let here = self.place.is_none_or(|place| node.place == place);
+            kept.push(before.nodes.iter().position(|known| here && is_same(known, node)));
         }
         for index in 0..before.nodes.len() {
             if !kept.contains(&Some(index)) {
@@ -57,7 +58,7 @@ impl Instance {
                     slot
                 }
                 None => {
-                    let state = State::new(node).unwrap_or_else(|error| {
+                    let state = State::new(node, self.place).unwrap_or_else(|error| {
                         failures.push((index, error));
                         match &node.body {
                             Body::Native { params, .. } => {
@@ -91,7 +92,7 @@ impl Instance {
 
 /// Whether the state of one may go on in the other.
 fn is_same(old: &PlanNode, new: &PlanNode) -> bool {
-    if old.id != new.id {
+    if old.id != new.id || old.place != new.place {
         return false;
     }
     match (&old.body, &new.body) {

@@ -10,6 +10,7 @@ mod flow;
 mod layout;
 mod level;
 mod limiter;
+mod mixer;
 mod onnx;
 mod overlay;
 mod picture;
@@ -36,6 +37,8 @@ pub(crate) fn specs() -> Vec<NodeSpec> {
         audio::gain(),
         audio::resample(),
         limiter::spec(),
+        mixer::spec("AudioMixer"),
+        mixer::spec("ConferenceMixer"),
         agc::spec(),
         denoise::spec(),
         level::spec(),
