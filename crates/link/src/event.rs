@@ -60,8 +60,8 @@ pub enum LinkEvent {
     KeyframeRequested,
     /// The description has to be renegotiated for something that was asked of this link.
     NegotiationNeeded,
-    /// The peer is heard from another address and no longer from the one in use: ICE should be restarted without waiting for
-    /// the silence to be noticed.
+    /// The peer is heard from another address and no longer from the one in use, or it sees us at another address than before:
+    /// ICE should be restarted without waiting for the silence to be noticed. Other connections of this host may be dead too.
     PathSuspect,
     /// A candidate of the peer's has this `.local` name: ask for its address by multicast DNS (RFC 6762) and tell it with
     /// [`crate::Link::resolve_candidate`].

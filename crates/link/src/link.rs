@@ -348,7 +348,11 @@ impl Link {
             self.transmits.extend(self.resend.last.iter().cloned());
         }
         if data[0] < 20 {
+            let before = self.mirror.mapped(local, remote);
             self.mirror.received(now, local, remote, data);
+            if before.is_some() && before != self.mirror.mapped(local, remote) {
+                self.mapping_changed(now, local, remote);
+            }
         }
         let _ = self.pc.handle_read(TaggedBytesMut {
             now: self.engine_time(now),

@@ -54,6 +54,11 @@ impl Mirror {
         self.seen.push_back(Seen { path, mapped, round_trip: now.saturating_duration_since(sent) });
     }
 
+    /// How the peer sees us on a path.
+    pub fn mapped(&self, local: SocketAddr, remote: SocketAddr) -> Option<SocketAddr> {
+        self.seen.iter().find(|seen| seen.path == (local, remote)).map(|seen| seen.mapped)
+    }
+
     /// How long the last answered check on a path took.
     pub fn round_trip(&self, local: SocketAddr, remote: SocketAddr) -> Option<Duration> {
         self.seen.iter().find(|seen| seen.path == (local, remote)).map(|seen| seen.round_trip)

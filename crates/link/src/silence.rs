@@ -238,14 +238,26 @@ impl Link {
         }
     }
 
+    /// The peer sees us at another address than before: it goes on sending to the old one, where nobody is any more.
+    pub(crate) fn mapping_changed(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr) {
+        let recent = self.silence.suspected.is_some_and(|last| now < last + SUSPECT);
+        if self.selected == Some((local, remote)) && self.has_pair() && !recent {
+            self.suspect(now);
+        }
+    }
+
     /// Tells the owner that the peer has moved.
     pub(crate) fn suspect_if_due(&mut self, now: Instant) {
         if self.suspect_at().is_some_and(|at| at <= now) {
-            self.silence.elsewhere = None;
-            self.silence.suspected = Some(now);
-            self.stats.path_suspects += 1;
-            self.events.push_back(LinkEvent::PathSuspect);
+            self.suspect(now);
         }
+    }
+
+    fn suspect(&mut self, now: Instant) {
+        self.silence.elsewhere = None;
+        self.silence.suspected = Some(now);
+        self.stats.path_suspects += 1;
+        self.events.push_back(LinkEvent::PathSuspect);
     }
 
     /// When there is something to do here.

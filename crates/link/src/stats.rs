@@ -42,7 +42,7 @@ pub struct LinkStats {
     pub held: u64,
     /// Silences of the peer in which the engine's clock stood still.
     pub silences: u64,
-    /// Times that the peer was heard from elsewhere than where it was.
+    /// Times that the peer was heard from elsewhere than where it was, or saw us elsewhere.
     pub path_suspects: u64,
     /// What was thrown away, by reason.
     pub drops: Drops,

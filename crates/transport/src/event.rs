@@ -131,7 +131,7 @@ pub enum Event {
     /// The transport is to be given TURN servers: at the start if [`crate::Config::asks_turn_servers`] says so, then whenever
     /// a server refuses the credentials. [`crate::Transport::set_turn_servers`] is the answer.
     TurnServersNeeded,
-    /// This host has other addresses than before: connections over other sockets, such as the owner's signaling, may be dead.
+    /// This host has other addresses than before, or a peer's or our NAT has another mapping: connections over other sockets, such as the owner's signaling, may be dead.
     AddressesChanged,
     /// Something failed that no call waits for.
     Error {

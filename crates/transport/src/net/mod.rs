@@ -366,7 +366,11 @@ impl Net {
             LinkEvent::Rtp(packet) => entry.receive_rtp(packet, &self.shared),
             LinkEvent::KeyframeRequested => entry.keyframe_requested(),
             LinkEvent::ResolveName { name } => self.resolve_name(now, id, name),
-            LinkEvent::PathSuspect => self.mesh.handle(time, Input::PathSuspect { link: id }),
+            LinkEvent::PathSuspect => {
+                self.mesh.handle(time, Input::PathSuspect { link: id });
+                // If it was our NAT that moved, it has forgotten what signaling goes through as well.
+                self.shared.events.push(Event::AddressesChanged);
+            }
             LinkEvent::NegotiationNeeded => self.mesh.handle(time, Input::NegotiationNeeded { link: id }),
             // ICE alone says less than the connection's state; sender reports are for lip sync.
             _ => {}
