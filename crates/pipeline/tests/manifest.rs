@@ -72,7 +72,7 @@ const REFUSED: &[(&str, &str, &str)] = &[
     (
         "{version: v1, nodes: [{id: a, node_type: Nope}]}",
         "node \"a\"",
-        "unknown node_type \"Nope\"; there is Agc, BackgroundBlur",
+        "unknown node_type \"Nope\"; there is Agc, AudioMixer",
     ),
     ("{version: v1, nodes: [{id: a, node_type: Gain}, {id: a, node_type: Gain}]}", "node \"a\"", "twice"),
     (

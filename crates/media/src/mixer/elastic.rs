@@ -50,6 +50,9 @@ pub struct ElasticBuffer {
     leaving: Vec<f32>,
     recent: Vec<f32>,
     excess_for: f64,
+    /// When the end of what came last was captured, and the first sample of the last pull.
+    end_us: i64,
+    captured_us: i64,
     underruns: u64,
     dropped: u64,
 }
@@ -95,6 +98,8 @@ impl ElasticBuffer {
             leaving: Vec::new(),
             recent: Vec::new(),
             excess_for: 0.0,
+            end_us: 0,
+            captured_us: 0,
             underruns: 0,
             dropped: 0,
         })
@@ -111,6 +116,7 @@ impl ElasticBuffer {
             self.control.reset();
         }
         self.arrivals.note(now, frame.frames());
+        self.end_us = frame.timestamp_us.saturating_add(frame.duration_us());
         self.buffer.extend(frame.samples.iter());
         // Nobody pulls: what waits must not grow.
         let most = ((self.arrivals.chunk + MOST_S) * RATE) as usize;
@@ -133,6 +139,7 @@ impl ElasticBuffer {
         let mut done = 0;
         if self.playing {
             pulled = Pulled::Audio;
+            self.captured_us = self.end_us.saturating_sub(self.buffered_us());
             let error = self.delay_after(due, frames) - self.arrivals.target();
             let ppm = self.control.observe(error * 1000.0, tick_s);
             self.excess_for = if error > EXCESS_S { self.excess_for + tick_s } else { 0.0 };
@@ -166,6 +173,11 @@ impl ElasticBuffer {
     /// Sound that waits, in microseconds.
     pub fn buffered_us(&self) -> i64 {
         (self.waiting() as f64 / RATE * 1e6) as i64
+    }
+
+    /// When the first sample of the last pull was captured, in microseconds on the source's clock.
+    pub fn captured_us(&self) -> i64 {
+        self.captured_us
     }
 
     /// How much faster the source's clock runs than the one it is pulled by, in parts per million, as far as is known.

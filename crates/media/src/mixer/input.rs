@@ -129,6 +129,14 @@ impl Input {
         self.heard.map_or(Duration::ZERO, |heard| now.saturating_duration_since(heard))
     }
 
+    /// When the first sample of this tick was captured, if it is one that was sent.
+    pub fn captured_us(&self) -> Option<i64> {
+        (self.pulled == Pulled::Audio).then(|| match &self.source {
+            Source::Elastic(buffer) => buffer.captured_us(),
+            Source::Pulled(source) => source.captured_us(),
+        })
+    }
+
     /// Takes this tick's sound from the source and looks how loud it is.
     pub fn pull(&mut self, due: Instant, frames: usize, channels: usize, gate_db: f64) {
         self.samples.clear();

@@ -61,6 +61,11 @@ pub trait AudioSource: Send {
     fn buffered_us(&self) -> i64 {
         0
     }
+
+    /// When the first sample of the last pull was captured, in microseconds on the sender's media clock.
+    fn captured_us(&self) -> i64 {
+        0
+    }
 }
 
 /// What a source gave.
@@ -74,7 +79,7 @@ pub enum Pulled {
     Silence,
 }
 
-/// What comes out of one tick.
+/// What comes out of one tick. Timestamps begin with that of the first sound there was, and go on by the mixer's own clock.
 #[derive(Debug, Clone)]
 pub struct Mixed<K> {
     /// What everybody hears who adds nothing to it: the sum.
@@ -121,7 +126,8 @@ pub struct Mixer<K> {
     speakers: SpeakerDetector<K>,
     events: VecDeque<MixerEvent<K>>,
     limiter: Limiter,
-    epoch: Option<Instant>,
+    /// When the first tick with any sound was due, and when that sound was captured.
+    epoch: Option<(Instant, i64)>,
     grid: Option<Instant>,
     next: Option<Instant>,
     last_sound: Option<Instant>,
@@ -225,23 +231,27 @@ impl<K: Ord + Clone> Mixer<K> {
         self.next
     }
 
-    /// The tick that is due, if one is. A caller that is late calls until there is none.
+    /// The tick that is due, if one is. A caller that is late calls until there is none. Nothing comes before the first sound.
     pub fn tick(&mut self, now: Instant) -> Option<Mixed<K>> {
-        let mut due = self.next.filter(|due| *due <= now)?;
-        let tick = self.tick_time();
-        let late = now.saturating_duration_since(due);
-        if late > MAX_LATE {
-            let skipped = (late.as_nanos() / tick.as_nanos()) as u32;
-            self.stats.ticks_skipped += u64::from(skipped);
-            due += tick * skipped;
+        loop {
+            let mut due = self.next.filter(|due| *due <= now)?;
+            let tick = self.tick_time();
+            let late = now.saturating_duration_since(due);
+            if late > MAX_LATE {
+                let skipped = (late.as_nanos() / tick.as_nanos()) as u32;
+                self.stats.ticks_skipped += u64::from(skipped);
+                due += tick * skipped;
+            }
+            self.next = Some(due + tick);
+            let mixed = self.mix(due);
+            if self.last_sound.is_none_or(|last| due.saturating_duration_since(last) > IDLE) {
+                self.next = None;
+            }
+            if mixed.is_some() {
+                self.stats.ticks += 1;
+                return mixed;
+            }
         }
-        self.next = Some(due + tick);
-        let mixed = self.mix(due);
-        self.stats.ticks += 1;
-        if self.last_sound.is_none_or(|last| due.saturating_duration_since(last) > IDLE) {
-            self.next = None;
-        }
-        Some(mixed)
     }
 
     /// What happened, oldest first.
@@ -264,7 +274,7 @@ impl<K: Ord + Clone> Mixer<K> {
         self.stats
     }
 
-    fn mix(&mut self, due: Instant) -> Mixed<K> {
+    fn mix(&mut self, due: Instant) -> Option<Mixed<K>> {
         let Self { inputs, selector, speakers, config, frames, sum, .. } = self;
         let channels = usize::from(config.channels);
         for input in inputs.values_mut() {
@@ -284,8 +294,13 @@ impl<K: Ord + Clone> Mixer<K> {
         if inputs.values().any(Input::is_awake) {
             self.last_sound = Some(due);
         }
-        let epoch = *self.epoch.get_or_insert(due);
-        let timestamp_us = due.saturating_duration_since(epoch).as_micros() as i64;
+        if self.epoch.is_none() {
+            let captured_us = inputs.values().find_map(Input::captured_us)?;
+            self.epoch = Some((due, captured_us));
+        }
+        let (epoch, captured_us) = self.epoch?;
+        let timestamp_us =
+            captured_us.saturating_add(due.saturating_duration_since(epoch).as_micros() as i64);
         let limited = &mut self.stats.limited_samples;
         let mut frame = |samples: Vec<f32>, limiter: &mut Limiter| {
             let mut samples = samples;
@@ -310,7 +325,7 @@ impl<K: Ord + Clone> Mixer<K> {
         }
         let common = frame(sum.iter().map(|sample| *sample as f32).collect(), &mut self.limiter);
         inputs.retain(|_, input| !input.has_left() && input.silent_for(due) < FORGET);
-        Mixed { common, own }
+        Some(Mixed { common, own })
     }
 
     fn tick_time(&self) -> Duration {
