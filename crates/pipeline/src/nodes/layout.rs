@@ -56,6 +56,9 @@ pub fn layout(kind: LayoutKind, width: u32, height: u32, gap: u32, aspect: f64, 
 
 /// As many columns as make the tiles largest.
 fn grid(whole: Rect, gap: u32, aspect: f64, count: usize) -> Vec<Rect> {
+    // Of many tiles the gaps alone would fill the picture: half of a side is theirs at most.
+    let side = (count as f64).sqrt().ceil() as u32;
+    let gap = even(gap.min(whole.width.min(whole.height) / (2 * side.max(1))));
     let shape = |columns: usize| {
         let rows = count.div_ceil(columns);
         let cell = |size: u32, n: usize| {
@@ -73,6 +76,9 @@ fn grid(whole: Rect, gap: u32, aspect: f64, count: usize) -> Vec<Rect> {
     };
     let columns = (1..=count).max_by_key(worth).unwrap_or(1);
     let (width, height) = shape(columns);
+    if count > 1 && (width < SMALLEST || height < SMALLEST) {
+        return grid(whole, gap, aspect, count / 2);
+    }
     let rows = count.div_ceil(columns);
     let top = even((whole.height - (height * rows as u32 + gap * (rows as u32 - 1))) / 2);
     (0..count)
@@ -145,6 +151,13 @@ mod tests {
         assert_eq!(grid(9)[8], rect(852, 480, 426, 240));
         let tall = layout(LayoutKind::Grid, 720, 1280, 0, 16.0 / 9.0, 2);
         assert_eq!(tall, [rect(0, 0, 720, 640), rect(0, 640, 720, 640)]);
+    }
+
+    #[test]
+    fn more_tiles_than_there_is_room_for() {
+        assert_eq!(layout(LayoutKind::Grid, 2208, 1952, 244, 0.25, 73).len(), 73);
+        let few = layout(LayoutKind::Grid, 16, 16, 8, 1.0, 80);
+        assert!((1..80).contains(&few.len()), "{few:?}");
     }
 
     #[test]
