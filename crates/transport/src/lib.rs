@@ -19,7 +19,6 @@ mod peer;
 mod session;
 mod shared;
 mod stats;
-mod times;
 mod transport;
 mod video_in;
 mod video_out;

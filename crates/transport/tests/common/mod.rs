@@ -2,8 +2,6 @@
 
 #![allow(dead_code, missing_docs)]
 
-pub mod path;
-
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
