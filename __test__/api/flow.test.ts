@@ -170,6 +170,64 @@ process.send('ready')
   })
 })
 
+test('whatever a node in JavaScript does, it is told as an error, and the session goes on', async () => {
+  const alice = await lab.join('alice')
+  const closed = grey(1)
+  closed.close()
+  const ways: Record<string, () => unknown> = {
+    throws: () => {
+      throw new Error('my own fault')
+    },
+    'throws nothing': () => {
+      throw undefined
+    },
+    rejects: () => Promise.reject(new TypeError('later')),
+    'never settles': () => new Promise(() => {}),
+    'returns a number': () => 42,
+    'returns an object': () => ({ text: 'x' }),
+    'returns a kind there is not': () => ({ kind: 'smell', text: 'x' }),
+    'returns another kind': () => ({ kind: 'binary', data: new Uint8Array(1) }),
+    'returns sound that is none': () => ({
+      kind: 'audio',
+      samples: new Float32Array(3),
+      sampleRate: 0,
+      channels: 7,
+    }),
+    'returns a closed frame': () => closed,
+    'gives out too much': function* () {
+      for (let n = 0; n < 300; n++) yield { kind: 'text', text: String(n) }
+    },
+    'fails in the middle': async function* () {
+      yield { kind: 'text', text: 'first' }
+      throw new Error('in the middle')
+    },
+  }
+  let way: (() => unknown) | undefined
+  alice.runner.register(
+    defineNode({
+      type: 'Odd',
+      inputs: { in: 'text' },
+      outputs: { out: 'text' },
+      process: (text) => (way ? (way() as never) : text),
+    }),
+  )
+  await using session = await alice.stream({
+    version: 'v1',
+    nodes: [{ id: 'odd', node_type: 'Odd', deadline_ms: 150 }],
+  })
+  const say = () => session.execute({ kind: 'text', text: 'hello' })
+  for (const [name, does] of Object.entries(ways)) {
+    way = does
+    const told = next(alice, 'error')
+    await expect(say().then(() => name)).rejects.toMatchObject({ code: 'ERR_NODE' })
+    way = undefined
+    expect([name, (await say())?.data]).toEqual([name, { kind: 'text', text: 'hello' }])
+    const { code, message } = await told
+    expect([name, code, message]).toEqual([name, 'ERR_NODE', expect.stringContaining('"odd"')])
+  }
+  expect(session.stats().nodes[0]).toMatchObject({ errors: 12, itemsIn: 24, itemsOut: 12, depth: 0 })
+})
+
 test('a manifest is reloaded in a call: the sound changes without a gap, and counters go on', async () => {
   const [alice, bob] = await lab.pair()
   await using session = await bob.stream(GAIN)

@@ -84,6 +84,7 @@ fn nodes(c: &mut Criterion) {
         &one("node_type: LevelMeter, params: {interval_ms: 20}"),
         &audio(20, 0),
     );
+    bench(c, "Chunk 20 ms 48 kHz mono to 512", &one("node_type: Chunk, params: {samples: 512}"), &audio(20, 0));
     bench(c, "graph/Tee text", &one("node_type: Tee"), &text("hello"));
     bench(c, "graph/Drop text", &one("node_type: Drop, params: {every: 2}"), &text("hello"));
     bench(c, "graph/Throttle text", &one("node_type: Throttle, params: {rate: 1000}"), &text("hello"));
@@ -116,6 +117,7 @@ fn nodes(c: &mut Criterion) {
     if !onnx_runtime() {
         return;
     }
+    bench(c, "Vad 20 ms 48 kHz mono", &one("node_type: Vad"), &audio(20, 0));
     bench(c, "PersonSegmenter 720p", &one("node_type: PersonSegmenter"), &frame);
     let both = "
 version: v1
