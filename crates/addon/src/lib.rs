@@ -2,7 +2,6 @@
 
 mod build;
 mod codec;
-mod desk;
 mod error;
 mod event;
 mod frame;
@@ -10,5 +9,4 @@ mod item;
 mod runner;
 mod stats;
 mod transport;
-mod transport_session;
 mod wake;

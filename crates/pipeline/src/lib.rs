@@ -6,7 +6,6 @@
 
 #![forbid(unsafe_code)]
 
-mod compat;
 mod data;
 mod error;
 mod exec;
