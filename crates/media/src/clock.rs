@@ -15,7 +15,7 @@ use fit::{Envelope, Line, Reported};
 /// laid through those of each stream. The stream that takes the least time from capture to us says what the peer's wall clock
 /// is on ours, by its fastest packets: a timestamp is the time of capture and that shortest way. A stream without reports is
 /// mapped by its own fastest packets; when its first report comes, its timestamps move over by an eighth of their pace, so
-/// they never go back.
+/// they never go back. They keep the stream's own pace to the microsecond until they are off by 3 ms.
 ///
 /// The reports are the peer's word. What they say is used only where it is within two seconds of when the packets came.
 #[derive(Debug)]
@@ -52,6 +52,8 @@ struct Stream {
     offset_us: Option<i64>,
     /// Media time and timestamp told last.
     told: Option<(i64, i64)>,
+    /// What is told moves towards what it should be.
+    moving: bool,
     /// No timestamp is less than this.
     floor: i64,
 }
@@ -64,6 +66,8 @@ const STEP_US: i64 = 1_000_000;
 const SETTLING_US: i64 = 15_000_000;
 /// A stream that was quiet for longer says nothing about the way.
 const FRESH_US: i64 = 60_000_000;
+/// Timestamps that are this near are left alone.
+const NEAR_US: i64 = 3_000;
 /// The share of its pace by which a timestamp moves towards what it should be.
 const SLEW: i64 = 8;
 
@@ -85,6 +89,7 @@ impl PeerClock {
             line_era: 0,
             offset_us: None,
             told: None,
+            moving: false,
             floor: i64::MIN,
         });
         StreamId(self.streams.len() - 1)
@@ -147,8 +152,12 @@ impl PeerClock {
                 let step = media.saturating_sub(before);
                 let natural = told.saturating_add(step);
                 let error = wanted.saturating_sub(natural);
+                let near = if stream.moving { NEAR_US / 8 } else { NEAR_US };
+                stream.moving = error.saturating_abs() > near;
                 if step <= 0 || error > STEP_US {
                     wanted
+                } else if !stream.moving {
+                    natural
                 } else {
                     let share = if error < -STEP_US { 2 } else { SLEW };
                     natural.saturating_add(error.clamp(-step / share, step / share))

@@ -88,6 +88,11 @@ impl DelayFilter {
         micros(self.spread)
     }
 
+    /// How many arrivals it goes by.
+    pub fn count(&self) -> usize {
+        self.arrivals.len()
+    }
+
     /// Forgets all arrivals: another stream begins.
     pub fn clear(&mut self) {
         self.arrivals.clear();

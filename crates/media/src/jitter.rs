@@ -73,8 +73,10 @@ pub struct JitterStats {
     pub target: Duration,
     /// How long the last packet waited.
     pub delay: Duration,
-    /// How long all packets waited together that were given to the decoder; see `packets`.
+    /// How long all samples waited together that came from their own packets, each as long as its packet.
     pub total_delay: Duration,
+    /// How long they were meant to wait.
+    pub total_target: Duration,
     /// Packets given to the decoder.
     pub packets: u64,
     /// Packets that came after their place was given up.
@@ -99,6 +101,13 @@ pub struct JitterStats {
     pub concealments: u64,
     /// Samples of losses that were too long to be made up for.
     pub skipped_samples: u64,
+}
+
+impl JitterStats {
+    /// Samples given out in all.
+    pub fn samples(&self) -> u64 {
+        self.decoded_samples + self.recovered_samples + self.concealed_samples
+    }
 }
 
 impl JitterBuffer {

@@ -4,10 +4,12 @@ use std::collections::VecDeque;
 
 /// Maps positions in a stream of samples to timestamps.
 ///
-/// A note is kept only where a timestamp differs from what the samples before it imply, so a steady stream keeps one.
+/// A note is kept only where a timestamp differs from what the samples before it imply, so a steady stream keeps one. A timestamp
+/// that is the same again says nothing: the source has no clock, and the samples are counted.
 #[derive(Default)]
 pub(crate) struct Timeline {
     notes: VecDeque<Note>,
+    last_us: Option<i64>,
 }
 
 struct Note {
@@ -21,6 +23,9 @@ const TOLERANCE_US: i64 = 250;
 impl Timeline {
     /// The sample at `position` was captured at `timestamp_us`; positions only grow.
     pub fn note(&mut self, position: u64, rate: u32, timestamp_us: i64) {
+        if self.last_us.replace(timestamp_us) == Some(timestamp_us) && !self.notes.is_empty() {
+            return;
+        }
         let expected = self.notes.back().map(|last| last.at(position as f64, rate));
         if expected.is_none_or(|e| e.saturating_sub(timestamp_us).saturating_abs() > TOLERANCE_US) {
             self.notes.push_back(Note { position, timestamp_us });
@@ -37,6 +42,7 @@ impl Timeline {
 
     pub fn clear(&mut self) {
         self.notes.clear();
+        self.last_us = None;
     }
 
     #[cfg(test)]
@@ -68,6 +74,17 @@ mod tests {
         assert_eq!(timeline.at(15_999.0, 16_000), 5_000 + 999_938);
         assert_eq!(timeline.at(16_016.0, 16_000), 9_001_000);
         assert_eq!(timeline.len(), 1);
+    }
+
+    #[test]
+    fn a_source_without_a_clock_is_counted() {
+        let mut timeline = Timeline::default();
+        for i in 0..100u64 {
+            timeline.note(i * 160, 16_000, 0);
+        }
+        assert_eq!((timeline.len(), timeline.at(15_840.0, 16_000)), (1, 990_000));
+        timeline.note(16_000, 16_000, 5);
+        assert_eq!(timeline.at(16_160.0, 16_000), 10_005, "now it has one");
     }
 
     #[test]

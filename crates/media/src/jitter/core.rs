@@ -241,7 +241,8 @@ impl<D: Decode> Core<D> {
         self.last_frames = held.frames;
         self.stats.packets += 1;
         self.stats.delay = now.saturating_duration_since(held.received);
-        self.stats.total_delay += self.stats.delay;
+        self.stats.total_delay += self.stats.delay * held.frames as u32;
+        self.stats.total_target += self.hold * held.frames as u32;
         if self.decoder.decode(&held.payload, out) {
             self.stats.decoded_samples += (out.len() / self.channels) as u64;
             return self.give(held.ticks, ChunkSource::Decoded, after_gap, out);
