@@ -49,7 +49,13 @@ export type DataKind = RuntimeData['kind']
 /** A piece of media or data with what is known about it. */
 export interface TransportData {
   data: RuntimeData
-  /** When it was captured, in microseconds on the sender's media clock. */
+  /**
+   * When it was captured, in microseconds.
+   *
+   * Of what is received: on this transport's clock, zero at its start, plus the shortest way from the peer; what a peer captured
+   * together has one timestamp, audio or video. It never goes back. Of what is sent: on any clock that runs in real time. Audio and
+   * video for one peer belong on one clock; within 500 ms they are taken to be. Audio without timestamps is counted.
+   */
   timestampUs: number
   /** The sender's count, where there is one. */
   sequence?: number

@@ -95,7 +95,18 @@ function inbound(kind: 'audio' | 'video', s: InboundOut): Record<string, unknown
     packetsDiscarded: s.packetsDiscarded,
     nackCount: s.nacks,
   }
-  if (kind === 'audio') return { ...common, packetsDecoded: s.framesDecoded, concealmentEvents: s.concealed }
+  if (kind === 'audio')
+    return {
+      ...common,
+      packetsDecoded: s.framesDecoded,
+      totalSamplesReceived: s.samples,
+      concealedSamples: s.concealedSamples,
+      recoveredSamples: s.recoveredSamples,
+      concealmentEvents: s.concealments,
+      jitterBufferDelay: s.jitterBufferDelay,
+      jitterBufferTargetDelay: s.jitterBufferTargetDelay,
+      jitterBufferEmittedCount: s.samples,
+    }
   return {
     ...common,
     framesReceived: s.framesReceived,

@@ -120,6 +120,20 @@ describe('media', () => {
     for (let i = 51; i < 100; i++) expect(timestamps[i]! - timestamps[i - 1]!).toBe(20_000)
   })
 
+  test('sound without timestamps is counted', async () => {
+    const [alice, bob] = await lab.pair()
+    const timestamps: number[] = []
+    bob.on('audio', ({ data }) => {
+      timestamps.push(data.timestampUs)
+    })
+    const source = every(20, (n) => {
+      void alice.sendToPeer('bob', tone(n, 440))
+    })
+    await next(bob, 'audio', () => timestamps.length >= 100)
+    source.stop()
+    for (let i = 51; i < 100; i++) expect(timestamps[i]! - timestamps[i - 1]!).toBe(20_000)
+  })
+
   test.each(['vp9', 'vp8', 'h264'] as const)('a pattern is seen through %s', async (videoCodec) => {
     const [alice, bob] = await lab.pair({ videoCodec })
     const psnr: number[] = []

@@ -84,8 +84,18 @@ pub struct InboundOut {
     pub frames_dropped: f64,
     /// Packets that found no room.
     pub packets_discarded: f64,
-    /// Audio packets made up.
-    pub concealed: f64,
+    /// Holes in the sound that were made up for.
+    pub concealments: f64,
+    /// Samples made up.
+    pub concealed_samples: f64,
+    /// Samples recovered by in-band FEC.
+    pub recovered_samples: f64,
+    /// Samples of one channel given out, made up or not.
+    pub samples: f64,
+    /// Seconds that all samples waited together in the jitter buffer.
+    pub jitter_buffer_delay: f64,
+    /// Seconds that they were meant to wait.
+    pub jitter_buffer_target_delay: f64,
     /// RTCP.
     pub nacks: f64,
     /// RTCP.
@@ -160,8 +170,13 @@ fn inbound(link: &remotemedia_transport::LinkInbound, media: &InboundStats) -> I
         frames_received: media.frames_received as f64,
         frames_decoded: media.frames_decoded as f64,
         frames_dropped: media.frames_dropped as f64,
-        packets_discarded: media.packets_dropped as f64,
-        concealed: media.concealed as f64,
+        packets_discarded: (media.packets_dropped + media.jitter.late + media.jitter.removed) as f64,
+        concealments: media.jitter.concealments as f64,
+        concealed_samples: media.jitter.concealed_samples as f64,
+        recovered_samples: media.jitter.recovered_samples as f64,
+        samples: media.jitter.samples() as f64,
+        jitter_buffer_delay: media.jitter.total_delay.as_secs_f64(),
+        jitter_buffer_target_delay: media.jitter.total_target.as_secs_f64(),
         nacks: link.nacks_sent as f64,
         plis: link.plis_sent as f64,
         firs: link.firs_sent as f64,

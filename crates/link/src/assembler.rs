@@ -3,6 +3,8 @@
 use crate::depacketize::{Piece, append, inspect};
 use crate::event::RtpIn;
 use crate::nack::unwrap_u16;
+use crate::patience::Patience;
+use crate::playout::Playout;
 use bytes::Bytes;
 use remotemedia_media::VideoCodec;
 use std::collections::BTreeMap;
@@ -17,6 +19,8 @@ pub struct AssembledFrame {
     pub keyframe: bool,
     /// The RTP timestamp without its wrap, in microseconds.
     pub timestamp_us: i64,
+    /// The RTP timestamp, 90 kHz.
+    pub rtp_timestamp: u32,
     /// How it is coded.
     pub codec: VideoCodec,
 }
@@ -34,17 +38,25 @@ pub struct AssemblerStats {
     pub bad: u64,
     /// Times a gap was given up.
     pub gaps: u64,
+    /// How long a missing packet is waited for now.
+    pub patience: Duration,
+    /// How long a frame that is as fast as the fastest is held back now, for an even pace.
+    pub hold: Duration,
 }
 
 /// Puts the packets of one video stream in order and makes frames of them.
 ///
-/// It waits for a missing packet while newer frames wait less than a deadline (150 ms unless told), then goes on at the
-/// next keyframe. A delta frame never comes out after a gap, or before the first keyframe. It holds at most 2048 packets
-/// and 4 MiB.
+/// It waits for a missing packet while newer frames wait less than a deadline, then goes on at the next keyframe. The deadline is
+/// learnt from how long missing packets take: 80 to 600 ms, 150 before the first. A delta frame never comes out after a gap, or
+/// before the first keyframe.
+///
+/// Where frames become whole unevenly, by 30 ms or more, they are held back up to 200 ms and come out at the pace of their
+/// timestamps; elsewhere a whole frame comes out at once. It holds at most 2048 packets and 64 frames, 4 MiB of each.
 #[derive(Debug)]
 pub struct VideoAssembler {
     codec: VideoCodec,
-    deadline: Duration,
+    patience: Patience,
+    playout: Playout,
     packets: BTreeMap<u64, Held>,
     bytes: usize,
     /// The packet that must come next; `None`: wait for a keyframe.
@@ -67,7 +79,6 @@ struct Held {
 
 const MAX_PACKETS: usize = 2048;
 const MAX_BYTES: usize = 4 << 20;
-const DEADLINE: Duration = Duration::from_millis(150);
 const ASK_AGAIN: Duration = Duration::from_millis(250);
 /// A jump that no loss explains.
 const MAX_JUMP: u64 = 4096;
@@ -84,7 +95,8 @@ impl VideoAssembler {
     pub fn new(codec: VideoCodec) -> Self {
         Self {
             codec,
-            deadline: DEADLINE,
+            patience: Patience::default(),
+            playout: Playout::new(),
             packets: BTreeMap::new(),
             bytes: 0,
             next: None,
@@ -98,15 +110,11 @@ impl VideoAssembler {
         }
     }
 
-    /// How long newer frames wait for a missing packet.
-    pub fn set_deadline(&mut self, deadline: Duration) {
-        self.deadline = deadline;
-    }
-
     /// One packet in, in any order. Audio is ignored.
     pub fn push(&mut self, packet: RtpIn) {
         let Some(codec) = packet.codec else { return };
-        self.now = Some(self.now.map_or(packet.received, |n| n.max(packet.received)));
+        let now = self.now.map_or(packet.received, |n| n.max(packet.received));
+        self.now = Some(now);
         if codec != self.codec || self.ssrc.is_some_and(|s| s != packet.ssrc) {
             self.codec = codec;
             self.restart();
@@ -117,6 +125,8 @@ impl VideoAssembler {
         if number > near + MAX_JUMP {
             self.give_up();
         }
+        self.patience.came(number, now);
+        self.patience.jumped(near + 1, number.saturating_sub(1), now);
         let late = self.next.is_some_and(|n| number < n) || number + MAX_JUMP < near;
         if late || self.packets.contains_key(&number) {
             self.stats.late += 1;
@@ -137,8 +147,35 @@ impl VideoAssembler {
         }
     }
 
-    /// The next frame, if it is whole.
-    pub fn poll(&mut self) -> Option<AssembledFrame> {
+    /// The next frame, if it is whole and it is time for it.
+    pub fn poll(&mut self, now: Instant) -> Option<AssembledFrame> {
+        let whole_at = self.now.unwrap_or(now);
+        self.now = Some(whole_at.max(now));
+        while let Some(frame) = self.assemble() {
+            self.stats.frames += 1;
+            self.playout.push(frame, whole_at);
+        }
+        self.playout.pop(now)
+    }
+
+    /// When [`VideoAssembler::poll`] will have something, or give something up, although nothing comes in.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let overdue = self.next.and_then(|start| self.waiting_since(start));
+        let overdue = overdue.map(|since| since + self.patience.deadline());
+        [self.playout.due(), overdue].into_iter().flatten().min()
+    }
+
+    /// True once each time the sender has to be asked for a keyframe; raised again while none comes.
+    pub fn take_keyframe_request(&mut self) -> bool {
+        std::mem::take(&mut self.keyframe_wanted)
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> AssemblerStats {
+        AssemblerStats { patience: self.patience.deadline(), hold: self.playout.hold(), ..self.stats }
+    }
+
+    fn assemble(&mut self) -> Option<AssembledFrame> {
         loop {
             if self.next.is_none() && !self.seek() {
                 self.want_keyframe();
@@ -149,30 +186,21 @@ impl VideoAssembler {
             match self.find(start) {
                 Found::Whole(last) => {
                     if let Some(frame) = self.take(start, last) {
-                        self.stats.frames += 1;
                         return Some(frame);
                     }
                     self.stats.bad += 1;
                     self.give_up();
                 }
                 Found::Part => {
-                    if !self.overdue(start) {
+                    let since = self.waiting_since(start);
+                    let now = self.now?;
+                    if since.is_none_or(|s| now.saturating_duration_since(s) < self.patience.deadline()) {
                         return None;
                     }
                     self.give_up();
                 }
             }
         }
-    }
-
-    /// True once each time the sender has to be asked for a keyframe; raised again while none comes.
-    pub fn take_keyframe_request(&mut self) -> bool {
-        std::mem::take(&mut self.keyframe_wanted)
-    }
-
-    /// Counters.
-    pub fn stats(&self) -> AssemblerStats {
-        self.stats
     }
 
     fn restart(&mut self) {
@@ -182,6 +210,10 @@ impl VideoAssembler {
         self.highest = None;
         self.ssrc = None;
         self.asked = None;
+        self.patience.restart();
+        if let Some(now) = self.now {
+            self.playout.restart(now);
+        }
     }
 
     /// Leaves what can't be completed: the packets up to the next keyframe that is not the one being waited for.
@@ -288,6 +320,7 @@ impl VideoAssembler {
             data: data.into(),
             keyframe: key,
             timestamp_us: self.unwrap_time(timestamp),
+            rtp_timestamp: timestamp,
             codec: self.codec,
         })
     }
@@ -301,13 +334,12 @@ impl VideoAssembler {
         ticks * 100 / 9
     }
 
-    /// True if something newer has been waiting for too long.
-    fn overdue(&self, start: u64) -> bool {
+    /// Since when something newer than the frame that begins at `start` waits for it.
+    fn waiting_since(&self, start: u64) -> Option<Instant> {
         let current = self.packets.get(&start).map(|h| h.packet.timestamp);
         let newer =
             self.packets.values().filter(|h| h.piece.is_some() && Some(h.packet.timestamp) != current);
-        let oldest = newer.map(|h| h.packet.received).min();
-        matches!((oldest, self.now), (Some(oldest), Some(now)) if now.saturating_duration_since(oldest) > self.deadline)
+        newer.map(|h| h.packet.received).min()
     }
 }
 

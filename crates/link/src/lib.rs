@@ -8,12 +8,10 @@
 //! [`Link::accept_answer`], or [`Link::accept_offer`]. From then on feed [`Link::handle_datagram`] and
 //! [`Link::handle_timeout`], and after each call empty [`Link::poll_transmit`] and [`Link::poll_event`].
 //!
-//! Beside it, for decode workers: [`VideoAssembler`] makes frames of RTP packets and [`AudioReorder`] puts Opus packets in
-//! order. Both are plain state machines too. [`turn`] has the clients of TURN and STUN servers.
+//! Beside it, for decode workers: [`VideoAssembler`] makes frames of RTP packets, a plain state machine too. [`turn`] has the clients of TURN and STUN servers.
 #![forbid(unsafe_code)]
 
 mod assembler;
-mod audio;
 mod bandwidth;
 mod candidate;
 mod channels;
@@ -28,11 +26,14 @@ mod incoming;
 mod link;
 mod local;
 mod media;
+mod media_clock;
 mod mirror;
 mod nack;
 mod negotiate;
 mod pacer;
 mod packetize;
+mod patience;
+mod playout;
 mod resend;
 mod sdp;
 mod silence;
@@ -41,7 +42,6 @@ mod tap;
 pub mod turn;
 
 pub use assembler::{AssembledFrame, AssemblerStats, VideoAssembler};
-pub use audio::{AudioIn, AudioReorder, AudioReorderStats};
 pub use bandwidth::{Bandwidth, BandwidthEstimate, PacketResult};
 pub use config::{Certificate, ChannelOptions, DataMode, LinkConfig};
 pub use error::LinkError;

@@ -4,6 +4,7 @@ use crate::bandwidth::Bandwidth;
 use crate::error::LinkError;
 use crate::event::LinkState;
 use crate::link::{Link, MAX_QUEUED_TRANSMITS};
+use crate::media_clock::ticks;
 use crate::packetize::packetize;
 use crate::tap;
 use bytes::Bytes;
@@ -29,6 +30,22 @@ pub(crate) struct RtpOut {
 const MAX_FRAME_BYTES: usize = 4 << 20;
 
 impl Link {
+    /// Tells when the timestamps of the media given to this link are zero. The sender reports then say when it was captured;
+    /// without this they go by when it was sent. Audio and video have to be on this one clock.
+    pub fn set_media_epoch(&mut self, epoch: Instant) {
+        let streams = [
+            (self.ssrcs.audio, self.audio_out.offset, 48_000),
+            (self.ssrcs.video, self.video_out.offset, 90_000),
+        ];
+        let clock = &mut tap::lock(&self.shared).media_clock;
+        (clock.epoch, clock.streams) = (Some(epoch), streams);
+    }
+
+    /// The share of our sound that the peer did not get, by its last report (RFC 3550, section 6.4.1): 0 to 1.
+    pub fn audio_loss(&self) -> f64 {
+        tap::lock(&self.shared).audio_out.fraction_lost
+    }
+
     /// Sends one Opus packet. `timestamp_us` is the time of its first sample on the sender's media clock.
     ///
     /// # Errors
@@ -158,8 +175,9 @@ impl Link {
         payload: Bytes,
     ) -> Result<(), LinkError> {
         let message = RTCMessage::RtpPacket(track.into(), rtp::Packet { header, payload });
-        let now = self.engine_time(now);
-        Ok(self.pc.handle_write(TaggedRTCMessage { now, message })?)
+        let at = self.engine_time(now);
+        tap::lock(&self.shared).media_clock.lag = now.saturating_duration_since(at);
+        Ok(self.pc.handle_write(TaggedRTCMessage { now: at, message })?)
     }
 }
 
@@ -183,11 +201,6 @@ impl RtpOut {
 
 fn header(payload_type: u8, sequence_number: u16, timestamp: u32, ssrc: u32, marker: bool) -> rtp::Header {
     rtp::Header { version: 2, payload_type, sequence_number, timestamp, ssrc, marker, ..Default::default() }
-}
-
-/// Microseconds in ticks of an RTP clock, modulo 2^32.
-fn ticks(timestamp_us: i64, clock: i128) -> u32 {
-    (i128::from(timestamp_us) * clock).div_euclid(1_000_000) as u32
 }
 
 /// How long an Opus packet sounds (RFC 6716, section 3.1), in microseconds.

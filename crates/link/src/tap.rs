@@ -6,6 +6,7 @@
 
 use crate::bandwidth::{BandwidthEstimate, PacketResult};
 use crate::event::MediaKind;
+use crate::media_clock::MediaClock;
 use crate::nack::{NackTracker, unwrap_u16};
 use crate::stats::{InboundStats, OutboundStats};
 use rtc::interceptor::{
@@ -60,6 +61,7 @@ pub(crate) struct Shared {
     pub bandwidth: BandwidthEstimate,
     pub nack_limited: u64,
     pub rtp_unknown: u64,
+    pub media_clock: MediaClock,
     nack: NackTracker,
     tokens: f64,
     refilled: Instant,
@@ -128,6 +130,7 @@ impl Shared {
             bandwidth,
             nack_limited: 0,
             rtp_unknown: 0,
+            media_clock: MediaClock::default(),
             nack: NackTracker::default(),
             tokens: RETRANSMIT_RATE,
             refilled: now,
@@ -354,7 +357,10 @@ impl Protocol<TaggedPacket, TaggedPacket, ()> for Tap {
         self.reads.pop_front()
     }
 
-    fn handle_write(&mut self, msg: TaggedPacket) -> Result<(), Error> {
+    fn handle_write(&mut self, mut msg: TaggedPacket) -> Result<(), Error> {
+        if let Packet::Rtcp(packets) = &mut msg.message.packet {
+            lock(&self.shared).media_clock.correct(packets, msg.now);
+        }
         self.writes.push_back(msg);
         Ok(())
     }

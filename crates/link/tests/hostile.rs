@@ -5,9 +5,9 @@ mod common;
 use bytes::Bytes;
 use common::*;
 use remotemedia_link::{
-    AudioReorder, Link, LinkConfig, LinkEvent, MAX_SDP_BYTES, MediaKind, MessageKind, RtpIn, VideoAssembler,
+    Link, LinkConfig, LinkEvent, MAX_SDP_BYTES, MediaKind, MessageKind, RtpIn, VideoAssembler,
 };
-use remotemedia_media::VideoCodec;
+use remotemedia_media::{AudioPacket, JitterBuffer, VideoCodec};
 use remotemedia_testkit::{Mutator, Path, Random};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -178,7 +178,8 @@ fn damaged_rtp_never_panics_and_stays_within_bounds() {
         let mut random = Random::new(1);
         let mut mutator = Mutator::new(1);
         let mut assembler = VideoAssembler::new(codec);
-        let mut audio = AudioReorder::new();
+        let mut audio = JitterBuffer::new(1).expect("a buffer");
+        let mut samples = Vec::new();
         let start = Instant::now();
         let mut frames = 0u64;
         let mut sequence = 65_000u16;
@@ -205,15 +206,20 @@ fn damaged_rtp_never_panics_and_stays_within_bounds() {
                 payload: Bytes::from(payload),
                 received: now,
             };
-            audio.push(packet.clone(), now);
-            while audio.poll(now).is_some() {}
+            let RtpIn { ssrc, sequence, timestamp, payload, .. } = packet.clone();
+            audio.push(AudioPacket { ssrc, sequence, timestamp, payload }, now);
+            while audio.pull(now, &mut samples).is_some() {}
             assembler.push(packet);
-            while assembler.poll().is_some() {
+            while assembler.poll(now).is_some() {
                 frames += 1;
             }
             let _ = assembler.take_keyframe_request();
         }
         assert!(frames > 0, "{codec:?}: {:?}", assembler.stats());
+        let end = start + Duration::from_secs(60);
+        while assembler.poll(end).is_some() {
+            frames += 1;
+        }
         assert_eq!(assembler.stats().frames, frames);
     }
 }
@@ -238,7 +244,7 @@ fn an_endless_frame_stays_within_bounds() {
             payload: payload.clone(),
             received: now,
         });
-        assert!(assembler.poll().is_none());
+        assert!(assembler.poll(now).is_none());
     }
     assert!(assembler.stats().skipped > 4000, "{:?}", assembler.stats());
 }

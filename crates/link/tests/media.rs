@@ -4,10 +4,8 @@ mod common;
 
 use bytes::Bytes;
 use common::*;
-use remotemedia_link::{
-    AssembledFrame, AudioIn, AudioReorder, LinkConfig, LinkError, LinkEvent, MediaKind, VideoAssembler,
-};
-use remotemedia_media::{EncodedFrame, VideoCodec};
+use remotemedia_link::{AssembledFrame, LinkConfig, LinkError, LinkEvent, MediaKind, RtpIn, VideoAssembler};
+use remotemedia_media::{AudioPacket, ChunkSource, EncodedFrame, JitterBuffer, VideoCodec};
 use remotemedia_testkit::{Path, Random};
 use std::time::Duration;
 
@@ -35,17 +33,18 @@ fn call(
         pair.run_for(Duration::from_micros(33_333));
         for packet in pair.peers[B].rtp.drain(..).filter(|p| p.kind == MediaKind::Video) {
             assembler.push(packet);
-            while let Some(frame) = assembler.poll() {
-                got.push(frame);
-            }
+        }
+        let now = pair.instant();
+        while let Some(frame) = assembler.poll(now) {
+            got.push(frame);
         }
     }
     pair.run_for(ms(300));
     for packet in pair.peers[B].rtp.drain(..) {
         assembler.push(packet);
-        while let Some(frame) = assembler.poll() {
-            got.push(frame);
-        }
+    }
+    while let Some(frame) = assembler.poll(pair.instant()) {
+        got.push(frame);
     }
     (sent, got, assembler)
 }
@@ -143,6 +142,51 @@ fn audio_and_video_flow_both_ways_with_reports() {
     assert_eq!(stats.drops, Default::default());
 }
 
+/// However long it took to encode: sender reports tell when media was captured, for both streams by one clock.
+#[test]
+fn sender_reports_go_by_the_time_of_capture() {
+    let mut pair = Pair::open(10, Path::clean(ms(10)), LinkConfig::default(), LinkConfig::default());
+    let epoch = pair.instant();
+    pair.peers[A].link.set_media_epoch(epoch);
+    let mut random = Random::new(5);
+    // Of each stream: an RTP timestamp and its media time in microseconds.
+    let mut known = [None; 2];
+    let mut reports = 0;
+    for n in 0..4000i64 {
+        let now = pair.instant();
+        let media_us = now.duration_since(epoch).as_micros() as i64;
+        if n % 20 == 0 {
+            let packet = Bytes::from_static(&[0xfc, 1]);
+            pair.peers[A].link.send_audio(now, packet, media_us - 20_000).expect("audio");
+        }
+        if n % 40 == 0 {
+            // Encoding takes longer and longer.
+            let mut frame = frame(&mut random, VideoCodec::Vp9, n as usize / 40, 3000);
+            frame.timestamp_us = media_us - 30_000 - n * 20;
+            pair.peers[A].link.send_video(now, &frame).expect("video");
+            known[1] = known[1].or(Some((None, frame.timestamp_us)));
+        }
+        known[0] = known[0].or(Some((None, media_us - 20_000)));
+        pair.settle();
+        pair.run_for(ms(1));
+        for packet in pair.peers[B].rtp.drain(..) {
+            let (rtp, _) = known[usize::from(packet.kind == MediaKind::Video)].as_mut().expect("it was sent");
+            rtp.get_or_insert(packet.timestamp);
+        }
+        let now = pair.instant();
+        for event in pair.peers[B].events.drain(..) {
+            let LinkEvent::SenderReport { kind, rtp_ts, .. } = event else { continue };
+            let (stream, rate) = if kind == MediaKind::Video { (1, 90.0) } else { (0, 48.0) };
+            let Some((Some(first), first_us)) = known[stream] else { continue };
+            let told = first_us as f64 / 1000.0 + f64::from(rtp_ts.wrapping_sub(first)) / rate;
+            let sent = now.duration_since(epoch).as_secs_f64() * 1000.0 - 10.0;
+            assert!((told - sent).abs() <= 2.0, "{kind:?}: {told} ms for {sent}");
+            reports += 1;
+        }
+    }
+    assert!(reports >= 6, "{reports}");
+}
+
 #[test]
 fn a_pli_asks_for_a_keyframe() {
     let mut pair = Pair::open(4, Path::clean(ms(5)), LinkConfig::default(), LinkConfig::default());
@@ -220,9 +264,10 @@ fn a_long_outage_ends_with_a_keyframe() {
         pair.run_for(Duration::from_micros(33_333));
         for packet in std::mem::take(&mut pair.peers[B].rtp) {
             assembler.push(packet);
-            while let Some(frame) = assembler.poll() {
-                got.push((index, frame.keyframe));
-            }
+        }
+        let now = pair.instant();
+        while let Some(frame) = assembler.poll(now) {
+            got.push((index, frame.keyframe));
         }
         if assembler.take_keyframe_request() {
             let now = pair.instant();
@@ -279,13 +324,15 @@ fn an_endless_nack_is_not_an_amplifier() {
 }
 
 #[test]
-fn audio_in_order_adds_no_delay_and_gaps_are_reported() {
+fn audio_over_a_lossy_path_comes_out_once_in_order_and_evenly() {
     let mut pair = Pair::open(8, Path::clean(ms(5)), LinkConfig::default(), LinkConfig::default());
-    let mut reorder = AudioReorder::new();
-    let (mut out, mut waited) = (vec![], Duration::ZERO);
+    let mut buffer = JitterBuffer::new(1).expect("a buffer");
+    let mut out = vec![];
     pair.net.set_path(Path { jitter: ms(30), ..Path::lossy(ms(5), 0.05) });
+    let mut samples = vec![];
     for n in 0..500u32 {
         let now = pair.instant();
+        // CELT, 20 ms; any bytes are a sound.
         let packet = Bytes::from([&[0xfc][..], &n.to_be_bytes()].concat());
         pair.peers[A].link.send_audio(now, packet, i64::from(n) * 20_000).expect("sent");
         pair.settle();
@@ -293,34 +340,30 @@ fn audio_in_order_adds_no_delay_and_gaps_are_reported() {
             pair.run_for(ms(1));
             let now = pair.instant();
             for packet in pair.peers[B].rtp.drain(..) {
-                reorder.push(packet, now);
+                let RtpIn { ssrc, sequence, timestamp, payload, received, .. } = packet;
+                buffer.push(AudioPacket { ssrc, sequence, timestamp, payload }, received);
             }
-            while let Some(item) = reorder.poll(now) {
-                if let AudioIn::Packet { received, .. } = &item {
-                    waited = waited.max(now.saturating_duration_since(*received));
-                }
-                out.push(item);
+            while let Some(chunk) = buffer.pull(now, &mut samples) {
+                out.push((now, chunk));
             }
         }
     }
-    assert!(waited <= ms(61 + 60), "{waited:?}");
-    let mut next = 0u32;
-    let mut lost = 0;
-    for item in &out {
-        match item {
-            AudioIn::Packet { payload, .. } => {
-                let n = u32::from_be_bytes(payload[1..5].try_into().expect("four bytes"));
-                assert_eq!(n, next, "in order, with gaps told");
-                next += 1;
-            }
-            AudioIn::Lost { count } => {
-                next += count;
-                lost += count;
-            }
-        }
+    let stats = buffer.stats();
+    for pair in out.windows(2) {
+        let (before, chunk) = (pair[0].1, pair[1].1);
+        assert_eq!(
+            chunk.timestamp.wrapping_sub(before.timestamp),
+            before.frames as u32,
+            "no gap, nothing twice"
+        );
     }
-    assert!((10..50).contains(&lost), "{lost} of 500 at 5 %");
-    assert!(reorder.stats().late <= 5, "{:?}", reorder.stats());
+    let made_up = out.iter().filter(|(_, chunk)| chunk.source != ChunkSource::Decoded).count() as u64;
+    assert_eq!(made_up, stats.lost);
+    assert!((10..50).contains(&stats.lost) && stats.late <= 10, "{stats:?}");
+    assert!(stats.target >= ms(15) && stats.target <= ms(31), "{stats:?}");
+    let pauses = out[50..].windows(2).map(|w| w[1].0 - w[0].0);
+    let longest = pauses.max().expect("some");
+    assert!(longest <= ms(50), "20 ms each, and one that is lost 10 ms later: {longest:?}");
 }
 
 /// A peer that names no SSRC in its SDP, as some gateways do.

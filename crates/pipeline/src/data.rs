@@ -74,7 +74,7 @@ pub enum Audience {
 pub struct Item {
     /// The contents.
     pub data: Data,
-    /// When it was captured, in microseconds on the sender's media clock.
+    /// When it was captured, in microseconds: on the transport's clock for what a peer sent, on the sender's for anything else.
     pub timestamp_us: i64,
     /// The sender's count, where there is one.
     pub sequence: Option<u64>,

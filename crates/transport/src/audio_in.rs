@@ -1,30 +1,26 @@
-//! Puts the audio packets of one peer in order and decodes them; what is lost is made up from what is known.
+//! The sound of one peer: its packets in, and out of the jitter buffer when they are due.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
-use remotemedia_link::{AudioIn as Received, AudioReorder, RtpIn};
-use remotemedia_media::{AudioFrame, OpusDecoder};
+use remotemedia_link::{MediaKind, RtpIn};
+use remotemedia_media::{AudioChunk, AudioFrame, AudioPacket, JitterBuffer};
 use remotemedia_pipeline::{Data, Item};
 
 use crate::PeerId;
 use crate::shared::Shared;
 use crate::stats::InboundCounters;
-
-/// Losses in a row that are concealed; a longer gap is a pause.
-const MAX_CONCEALED: u32 = 10;
+use crate::times::MediaTimes;
 
 pub(crate) struct AudioIn {
     shared: Weak<Shared>,
     peer: PeerId,
     counters: Arc<InboundCounters>,
-    reorder: AudioReorder,
-    decoder: Option<OpusDecoder>,
+    times: Arc<MediaTimes>,
     channels: u16,
-    /// Samples a channel in the packet before.
-    last_len: usize,
-    next_timestamp_us: i64,
-    lost: u32,
+    /// Made with the first packet: most links never see one.
+    buffer: Option<JitterBuffer>,
+    samples: Vec<f32>,
 }
 
 impl AudioIn {
@@ -33,76 +29,40 @@ impl AudioIn {
         peer: PeerId,
         channels: u16,
         counters: Arc<InboundCounters>,
+        times: Arc<MediaTimes>,
     ) -> AudioIn {
-        AudioIn {
-            shared,
-            peer,
-            counters,
-            reorder: AudioReorder::new(),
-            decoder: None,
-            channels,
-            last_len: 960,
-            next_timestamp_us: 0,
-            lost: 0,
-        }
+        AudioIn { shared, peer, counters, times, channels, buffer: None, samples: Vec::new() }
     }
 
-    pub(crate) fn receive(&mut self, packet: RtpIn) {
-        let Some(shared) = self.shared.upgrade() else { return };
-        let now = packet.received;
-        self.reorder.push(packet, now);
-        while let Some(received) = self.reorder.poll(now) {
-            match received {
-                Received::Lost { count, .. } => self.lost = self.lost.saturating_add(count),
-                Received::Packet { payload, timestamp_us, .. } => {
-                    self.decode(&shared, &payload, timestamp_us)
-                }
+    /// Takes a packet, or the time it asked for. Returns when it wants to be called again.
+    pub(crate) fn run(&mut self, packet: Option<RtpIn>) -> Option<Instant> {
+        let shared = self.shared.upgrade()?;
+        if self.buffer.is_none() {
+            self.buffer = JitterBuffer::new(self.channels).ok();
+        }
+        let buffer = self.buffer.as_mut()?;
+        let now = match packet {
+            Some(packet) => {
+                self.times.arrived(&packet);
+                let RtpIn { ssrc, sequence, timestamp, payload, received, .. } = packet;
+                buffer.push(AudioPacket { ssrc, sequence, timestamp, payload }, received);
+                // What seems missing may be among the packets that wait behind this one: it is as late as when this came.
+                received
             }
-        }
-    }
-
-    fn decode(&mut self, shared: &Shared, data: &[u8], timestamp_us: i64) {
-        let decoder = match &mut self.decoder {
-            Some(d) => d,
-            None => match OpusDecoder::new(self.channels) {
-                Ok(d) => self.decoder.insert(d),
-                Err(_) => return,
-            },
+            None => Instant::now(),
         };
-        let lost = std::mem::take(&mut self.lost);
-        if (1..=MAX_CONCEALED).contains(&lost) {
-            for i in 0..lost {
-                let mut samples = Vec::new();
-                // The packet behind the last loss may carry a low-rate copy of it (RFC 6716 §2.1.7).
-                let made = if i + 1 == lost {
-                    decoder.decode_fec(data, self.last_len, &mut samples)
-                } else {
-                    decoder.conceal(self.last_len, &mut samples)
-                };
-                if made.is_ok() {
-                    self.counters.concealed.fetch_add(1, Ordering::Relaxed);
-                    let at = self.next_timestamp_us;
-                    self.next_timestamp_us += self.last_len as i64 * 1_000_000 / 48_000;
-                    emit(shared, &self.peer, samples, self.channels, at);
-                }
-            }
+        while let Some(chunk) = buffer.pull(now, &mut self.samples) {
+            let item = item(chunk, &self.samples, self.channels, &self.times);
+            shared.deliver(&self.peer, item);
         }
-        let mut samples = Vec::new();
-        match decoder.decode(data, &mut samples) {
-            Ok(_) => {
-                self.counters.frames_decoded.fetch_add(1, Ordering::Relaxed);
-                self.last_len = samples.len() / usize::from(self.channels);
-                self.next_timestamp_us = timestamp_us + self.last_len as i64 * 1_000_000 / 48_000;
-                emit(shared, &self.peer, samples, self.channels, timestamp_us);
-            }
-            Err(_) => {
-                self.counters.decode_errors.fetch_add(1, Ordering::Relaxed);
-            }
-        }
+        self.counters.set_jitter(buffer.stats());
+        buffer.due()
     }
 }
 
-fn emit(shared: &Shared, peer: &PeerId, samples: Vec<f32>, channels: u16, timestamp_us: i64) {
-    let frame = AudioFrame { samples: Arc::new(samples), sample_rate: 48_000, channels, timestamp_us };
-    shared.deliver(peer, Item::new(Data::Audio(frame)));
+fn item(chunk: AudioChunk, samples: &[f32], channels: u16, times: &MediaTimes) -> Item {
+    let timestamp_us = times.timestamp_us(MediaKind::Audio, chunk.timestamp);
+    let samples = Arc::new(samples.to_vec());
+    let frame = AudioFrame { samples, sample_rate: 48_000, channels, timestamp_us };
+    Item { discontinuity: chunk.after_gap, ..Item::new(Data::Audio(frame)) }
 }

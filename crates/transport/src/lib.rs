@@ -19,6 +19,7 @@ mod peer;
 mod session;
 mod shared;
 mod stats;
+mod times;
 mod transport;
 mod video_in;
 mod video_out;

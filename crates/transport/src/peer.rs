@@ -30,6 +30,7 @@ pub(crate) struct Peer {
     video_bps: AtomicU32,
     /// Who wants its messages to wait: a set of [`Hold`].
     held: AtomicU8,
+    audio_loss: AtomicU8,
     channels: Mutex<HashMap<u32, Outbox>>,
 }
 
@@ -124,6 +125,7 @@ impl Peer {
             max_message_size: AtomicUsize::new(0),
             video_bps: AtomicU32::new(0),
             held: AtomicU8::new(0),
+            audio_loss: AtomicU8::new(0),
             channels: Mutex::default(),
         }
     }
@@ -179,6 +181,15 @@ impl Peer {
     /// What the path to this peer carries of video, in bit/s, once it is known.
     pub(crate) fn video_bps(&self) -> Option<u32> {
         Some(self.video_bps.load(Ordering::Relaxed)).filter(|bps| *bps > 0)
+    }
+
+    /// Percent of our sound that it lately did not get.
+    pub(crate) fn audio_loss(&self) -> u8 {
+        self.audio_loss.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_audio_loss(&self, percent: u8) {
+        self.audio_loss.store(percent, Ordering::Relaxed);
     }
 
     pub(crate) fn set_video_bps(&self, bps: Option<u32>) {

@@ -23,6 +23,8 @@ use crate::{Config, MeshCounters, PeerId, TransportCounters, TurnServer};
 const MAX_WAITING_MEDIA: usize = 4096;
 
 pub(crate) struct Shared {
+    /// Zero of the timestamps of what is received.
+    pub(crate) started: Instant,
     pub(crate) config: Config,
     pub(crate) peers: Peers,
     pub(crate) events: EventQueue,

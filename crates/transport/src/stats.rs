@@ -1,9 +1,11 @@
 //! Counters, and the snapshots that are made of them.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use remotemedia_link::LinkStats;
-use remotemedia_media::VideoCodec;
+use remotemedia_media::{JitterStats, VideoCodec};
 
 use crate::event::EventCounters;
 use crate::{MeshCounters, PeerId, PeerState, SocketCounters};
@@ -48,8 +50,14 @@ pub struct InboundStats {
     pub frames_dropped: u64,
     /// What the decoder refused.
     pub decode_errors: u64,
-    /// Audio packets made up for lost ones.
-    pub concealed: u64,
+    /// The jitter buffer (audio).
+    pub jitter: JitterStats,
+    /// How long pictures are held back for an even pace (video).
+    pub hold: Duration,
+    /// By how many millionths the stream's clock is faster than ours. `None` until it was watched for 20 s.
+    pub drift_ppm: Option<i32>,
+    /// The peer's sender reports say when it was captured: its timestamps fit those of the peer's other media.
+    pub synchronized: bool,
     /// Width of the last picture, in pixels.
     pub width: u32,
     /// Height of the last picture, in pixels.
@@ -106,7 +114,8 @@ pub(crate) struct InboundCounters {
     pub(crate) frames_decoded: AtomicU64,
     pub(crate) frames_dropped: AtomicU64,
     pub(crate) decode_errors: AtomicU64,
-    pub(crate) concealed: AtomicU64,
+    jitter: Mutex<JitterStats>,
+    hold_us: AtomicU64,
     width: AtomicU32,
     height: AtomicU32,
 }
@@ -117,16 +126,30 @@ impl InboundCounters {
         self.height.store(height, Ordering::Relaxed);
     }
 
+    pub(crate) fn set_jitter(&self, stats: JitterStats) {
+        *crate::lock(&self.jitter) = stats;
+    }
+
+    pub(crate) fn set_hold(&self, hold: Duration) {
+        self.hold_us.store(hold.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    /// All but what the clock says.
     pub(crate) fn snapshot(&self) -> InboundStats {
         let get = |c: &AtomicU64| c.load(Ordering::Relaxed);
+        let jitter = *crate::lock(&self.jitter);
         InboundStats {
             packets: get(&self.packets),
             packets_dropped: get(&self.packets_dropped),
             frames_received: get(&self.frames_received),
-            frames_decoded: get(&self.frames_decoded),
+            // For audio the buffer counts.
+            frames_decoded: get(&self.frames_decoded) + jitter.packets,
             frames_dropped: get(&self.frames_dropped),
-            decode_errors: get(&self.decode_errors),
-            concealed: get(&self.concealed),
+            decode_errors: get(&self.decode_errors) + jitter.bad,
+            jitter,
+            hold: Duration::from_micros(get(&self.hold_us)),
+            drift_ppm: None,
+            synchronized: false,
             width: self.width.load(Ordering::Relaxed),
             height: self.height.load(Ordering::Relaxed),
         }

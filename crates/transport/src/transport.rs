@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use remotemedia_media::{AudioFrame, FramePool, VideoFrame};
 use remotemedia_mesh::{Input, RequestId};
@@ -64,6 +64,7 @@ impl Transport {
         let video_pool = WorkerPool::new("rm-video", cores.clamp(2, MAX_VIDEO_WORKERS), Some(hook))
             .map_err(|e| system("worker threads")(&e))?;
         let shared = Arc::new(Shared {
+            started: Instant::now(),
             config,
             peers: Peers::default(),
             events: EventQueue::new(Box::new(wake)),
@@ -242,7 +243,8 @@ impl Transport {
         self.shared.subscribed_video.store(video, Ordering::Relaxed);
     }
 
-    /// Encodes and sends a picture. A picture that still waits for the encoder is replaced.
+    /// Encodes and sends a picture. A picture that still waits for the encoder is replaced. Its timestamp and those of sound for
+    /// the same peer are taken to be on one clock if they are within 500 ms.
     pub fn send_video(&self, peer: &str, frame: VideoFrame) -> Result<(), TransportError> {
         let peer = self.connected(peer)?;
         if peer.video_codec().is_none() {

@@ -12,6 +12,7 @@ use remotemedia_link::{
 use remotemedia_media::{EncodedFrame, VideoCodec};
 use remotemedia_pipeline::{Mailbox, Policy, Push};
 
+use super::out_clock::OutClock;
 use crate::audio_in::AudioIn;
 use crate::event::Event;
 use crate::outputs::VideoSource;
@@ -19,8 +20,9 @@ use crate::peer::{Handed, Peer, Remains};
 use crate::session::Track;
 use crate::shared::Shared;
 use crate::stats::InboundCounters;
+use crate::times::MediaTimes;
 use crate::video_in::VideoIn;
-use crate::{Message, OutboundStats, PeerStats, SocketCounters, TransportError};
+use crate::{InboundStats, Message, OutboundStats, PeerStats, SocketCounters, TransportError};
 
 /// The label of the built-in channel.
 const BUILT_IN_LABEL: &str = "data";
@@ -30,12 +32,12 @@ const MAX_WAITING_PACKETS: usize = 1024;
 const MAX_CHANNELS: usize = 256;
 /// How often encoders are told what the path carries.
 const BANDWIDTH_INTERVAL: Duration = Duration::from_millis(50);
+/// Of what the peer reports of lost sound, as much counts each time: a report is of some 50 packets, and this makes it two seconds.
+const LOSS_SMOOTHING: f64 = 0.025;
 /// Sound that was sent within this time will go on.
 const SPEAKS: Duration = Duration::from_secs(1);
 /// RTP and its protection around 50 packets of sound a second.
 const AUDIO_HEADERS_BPS: u32 = 12_000;
-/// A media clock that is off the wall clock by more than this has jumped.
-const MAX_CLOCK_DRIFT_US: i64 = 500_000;
 
 pub(crate) struct Entry {
     pub(crate) link: Link,
@@ -48,7 +50,8 @@ pub(crate) struct Entry {
     pub(crate) generation: Option<String>,
     /// The peer was told that no more candidates come in this generation.
     pub(crate) candidates_done: bool,
-    started: Instant,
+    /// When what the peer sends was captured.
+    pub(crate) times: Arc<MediaTimes>,
     channels: BTreeMap<u32, ChannelId>,
     numbers: HashMap<ChannelId, u32>,
     /// Opened by our owner under a number it chose; the engine reports them open later.
@@ -59,10 +62,11 @@ pub(crate) struct Entry {
     video_in: Inbound,
     audio_out: OutboundStats,
     video_out: OutboundStats,
-    audio_clock: OutClock,
-    video_clock: OutClock,
+    out_clock: OutClock,
     video_source: Option<(Arc<VideoSource>, VideoCodec)>,
     last_audio: Option<Instant>,
+    /// The share of our sound that the peer did not get, over some seconds.
+    audio_loss: f64,
     next_bandwidth: Option<Instant>,
 }
 
@@ -72,28 +76,29 @@ struct Inbound {
     counters: Arc<InboundCounters>,
 }
 
-/// Maps a source's timestamps to one continuous line for this receiver, though sources come and go.
-#[derive(Default)]
-struct OutClock {
-    source: Option<u64>,
-    offset_us: i64,
-}
-
 impl Entry {
-    pub(crate) fn new(link: Link, peer: Arc<Peer>, shared: &Arc<Shared>) -> Entry {
+    pub(crate) fn new(mut link: Link, peer: Arc<Peer>, shared: &Arc<Shared>) -> Entry {
         let weak = Arc::downgrade(shared);
         let audio_counters = Arc::new(InboundCounters::default());
-        let mut audio =
-            AudioIn::new(weak.clone(), peer.id.clone(), shared.config.audio.channels, audio_counters.clone());
+        let times = Arc::new(MediaTimes::new(shared.started));
+        let epoch = Instant::now();
+        link.set_media_epoch(epoch);
+        let mut audio = AudioIn::new(
+            weak.clone(),
+            peer.id.clone(),
+            shared.config.audio.channels,
+            audio_counters.clone(),
+            times.clone(),
+        );
         let audio_mailbox =
-            shared.audio_pool.bounded("decode audio", MAX_WAITING_PACKETS, Policy::DropOldest, move |p| {
-                audio.receive(p);
+            shared.audio_pool.timed("decode audio", MAX_WAITING_PACKETS, Policy::DropOldest, move |packet| {
+                audio.run(packet)
             });
         let video_counters = Arc::new(InboundCounters::default());
-        let mut video = VideoIn::new(weak, peer.id.clone(), video_counters.clone());
+        let mut video = VideoIn::new(weak, peer.id.clone(), video_counters.clone(), times.clone());
         let video_mailbox =
-            shared.video_pool.bounded("decode video", MAX_WAITING_PACKETS, Policy::DropOldest, move |p| {
-                video.receive(p);
+            shared.video_pool.timed("decode video", MAX_WAITING_PACKETS, Policy::DropOldest, move |packet| {
+                video.run(packet)
             });
         Entry {
             link,
@@ -102,7 +107,7 @@ impl Entry {
             candidates: Vec::new(),
             generation: None,
             candidates_done: false,
-            started: Instant::now(),
+            times,
             channels: BTreeMap::new(),
             numbers: HashMap::new(),
             opening: HashMap::new(),
@@ -113,10 +118,10 @@ impl Entry {
             video_in: Inbound { mailbox: video_mailbox, counters: video_counters },
             audio_out: OutboundStats::default(),
             video_out: OutboundStats::default(),
-            audio_clock: OutClock::default(),
-            video_clock: OutClock::default(),
+            out_clock: OutClock::new(epoch),
             video_source: None,
             last_audio: None,
+            audio_loss: 0.0,
             next_bandwidth: None,
         }
     }
@@ -298,7 +303,7 @@ impl Entry {
         timestamp_us: i64,
         shared: &Shared,
     ) {
-        let at = self.audio_clock.map(source, timestamp_us, self.wall_us(now));
+        let at = self.out_clock.audio(source, timestamp_us, now);
         let len = packet.len() as u64;
         match self.link.send_audio(now, packet, at) {
             Ok(()) => {
@@ -332,7 +337,7 @@ impl Entry {
         if !same {
             self.video_source = Some((source.clone(), codec));
         }
-        let at = self.video_clock.map(source.stream, frame.timestamp_us, self.wall_us(now));
+        let at = self.out_clock.video(source.stream, frame.timestamp_us, now);
         let frame = EncodedFrame { timestamp_us: at, ..frame.clone() };
         match self.link.send_video(now, &frame) {
             Ok(packets) => {
@@ -357,6 +362,8 @@ impl Entry {
             return;
         }
         self.next_bandwidth = Some(now + BANDWIDTH_INTERVAL);
+        self.audio_loss += (self.link.audio_loss() - self.audio_loss) * LOSS_SMOOTHING;
+        self.peer.set_audio_loss((self.audio_loss * 100.0).round().clamp(0.0, 100.0) as u8);
         let speaks = self.last_audio.is_some_and(|at| now.saturating_duration_since(at) < SPEAKS);
         let audio = if speaks { f64::from(audio_bps + AUDIO_HEADERS_BPS) } else { 0.0 };
         self.peer.set_video_bps(self.link.bandwidth().map(|path| {
@@ -388,8 +395,8 @@ impl Entry {
             state: self.peer.state(),
             link,
             video_codec: self.peer.video_codec(),
-            audio_in: self.audio_in.counters.snapshot(),
-            video_in: self.video_in.counters.snapshot(),
+            audio_in: self.inbound(MediaKind::Audio),
+            video_in: self.inbound(MediaKind::Video),
             audio_out: self.audio_out,
             video_out: self.video_out,
             buffered_amount: self.peer.buffered_amount(0),
@@ -397,38 +404,20 @@ impl Entry {
         }
     }
 
-    fn wall_us(&self, now: Instant) -> i64 {
-        now.saturating_duration_since(self.started).as_micros() as i64
-    }
-}
-
-impl OutClock {
-    fn map(&mut self, source: u64, timestamp_us: i64, wall_us: i64) -> i64 {
-        let drift = timestamp_us.saturating_add(self.offset_us).saturating_sub(wall_us);
-        if self.source != Some(source) || drift.abs() > MAX_CLOCK_DRIFT_US {
-            self.source = Some(source);
-            self.offset_us = wall_us.saturating_sub(timestamp_us);
+    fn inbound(&self, kind: MediaKind) -> InboundStats {
+        let inbound = match kind {
+            MediaKind::Audio => &self.audio_in,
+            MediaKind::Video => &self.video_in,
+        };
+        InboundStats {
+            drift_ppm: self.times.drift_ppm(kind),
+            synchronized: self.times.is_synchronized(kind),
+            ..inbound.counters.snapshot()
         }
-        timestamp_us.saturating_add(self.offset_us)
     }
 }
 
 fn count_refusal(shared: &Shared, error: &LinkError) {
     shared.counters.packets_refused.fetch_add(1, Ordering::Relaxed);
     tracing::debug!(%error, "media refused");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::OutClock;
-
-    #[test]
-    fn timestamps_keep_their_steps_and_jump_only_with_the_source() {
-        let mut clock = OutClock::default();
-        assert_eq!(clock.map(1, 5_000_000, 100), 100);
-        assert_eq!(clock.map(1, 5_020_000, 21_000), 20_100, "steps are the source's");
-        assert_eq!(clock.map(2, 7, 40_000), 40_000, "another source starts at the wall clock");
-        assert_eq!(clock.map(2, 20_007, 62_000), 60_000);
-        assert_eq!(clock.map(2, 9_000_000, 80_000), 80_000, "a jump of the source is none of the receiver's");
-    }
 }

@@ -7,6 +7,7 @@ mod gather;
 mod interfaces;
 mod links;
 mod mdns;
+mod out_clock;
 mod ports;
 mod relay;
 mod relays;
@@ -355,13 +356,16 @@ impl Net {
                     && self.shared.sessions.wants(&peer, Track::Data)
                     && let Some(data) = message_data(&message)
                 {
-                    let timestamp_us = now.saturating_duration_since(self.start).as_micros() as i64;
+                    let timestamp_us = now.saturating_duration_since(self.shared.started).as_micros() as i64;
                     self.shared.sessions.route(&peer, Item { timestamp_us, ..Item::new(data) });
                 }
                 if self.shared.events.push_message(peer, number, message) {
                     entry.peer.hold(Hold::Events, true);
                     entry.link.hold_messages(now, true);
                 }
+            }
+            LinkEvent::SenderReport { kind, ssrc, ntp, rtp_ts } => {
+                entry.times.reported(kind, ssrc, ntp, rtp_ts, now);
             }
             LinkEvent::Rtp(packet) => entry.receive_rtp(packet, &self.shared),
             LinkEvent::KeyframeRequested => entry.keyframe_requested(),
@@ -372,7 +376,7 @@ impl Net {
                 self.shared.events.push(Event::AddressesChanged);
             }
             LinkEvent::NegotiationNeeded => self.mesh.handle(time, Input::NegotiationNeeded { link: id }),
-            // ICE alone says less than the connection's state; sender reports are for lip sync.
+            // ICE alone says less than the connection's state.
             _ => {}
         }
     }

@@ -1,0 +1,90 @@
+//! Frames at the pace they were captured at.
+
+use crate::assembler::AssembledFrame;
+use remotemedia_media::DelayFilter;
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// Holds whole frames back as long as the unevenness of their arrival asks for, so that they come out as evenly as they were
+/// captured. On a path that is even enough nothing is held.
+#[derive(Debug)]
+pub(crate) struct Playout {
+    waiting: VecDeque<(AssembledFrame, Instant)>,
+    bytes: usize,
+    filter: DelayFilter,
+    hold: Duration,
+    last_us: Option<i64>,
+}
+
+/// The share of frames that are waited for.
+const COVERED: f64 = 0.95;
+/// Less unevenness than this is not worth waiting for: it is less than a frame at 30 a second.
+const QUIET: Duration = Duration::from_millis(30);
+const MAX_HOLD: Duration = Duration::from_millis(200);
+/// Nothing can be said of fewer in four seconds; and there is no pace to keep.
+const MIN_FRAMES: usize = 20;
+/// How fast the delay changes, as a share of the time between two frames.
+const GROW: u32 = 2;
+const SHRINK: u32 = 20;
+const MAX_STEP: Duration = Duration::from_millis(100);
+/// More than this doesn't wait, whatever the timestamps say.
+const MAX_FRAMES: usize = 64;
+const MAX_BYTES: usize = 4 << 20;
+
+impl Playout {
+    pub fn new() -> Playout {
+        Playout {
+            waiting: VecDeque::new(),
+            bytes: 0,
+            filter: DelayFilter::new(COVERED),
+            hold: Duration::ZERO,
+            last_us: None,
+        }
+    }
+
+    /// A frame became whole at `now`.
+    pub fn push(&mut self, frame: AssembledFrame, now: Instant) {
+        let at = frame.timestamp_us;
+        self.filter.arrived(at, now);
+        let step = at.saturating_sub(self.last_us.replace(at).unwrap_or(at));
+        let step = Duration::from_micros(step.max(0) as u64).min(MAX_STEP);
+        let spread = self.filter.spread();
+        let wanted = if spread < QUIET || self.filter.count() < MIN_FRAMES {
+            Duration::ZERO
+        } else {
+            spread.min(MAX_HOLD)
+        };
+        self.hold = wanted.clamp(self.hold.saturating_sub(step / SHRINK), self.hold + step / GROW);
+        // However the timestamps jump.
+        let due = self.filter.due(at).map_or(now, |due| due + self.hold).min(now + MAX_HOLD);
+        self.bytes += frame.data.len();
+        self.waiting.push_back((frame, due));
+    }
+
+    pub fn pop(&mut self, now: Instant) -> Option<AssembledFrame> {
+        if self.due()? > now && self.waiting.len() <= MAX_FRAMES && self.bytes <= MAX_BYTES {
+            return None;
+        }
+        let (frame, _) = self.waiting.pop_front()?;
+        self.bytes -= frame.data.len();
+        Some(frame)
+    }
+
+    /// When the first frame comes out.
+    pub fn due(&self) -> Option<Instant> {
+        self.waiting.front().map(|(_, due)| *due)
+    }
+
+    pub fn hold(&self) -> Duration {
+        self.hold
+    }
+
+    /// Another stream begins: what waits of the old one waits no longer.
+    pub fn restart(&mut self, now: Instant) {
+        self.filter.clear();
+        self.last_us = None;
+        for (_, due) in &mut self.waiting {
+            *due = now.min(*due);
+        }
+    }
+}
