@@ -26,6 +26,7 @@ export * from './frame.js'
 export type { IceTransportPolicy, TurnServer, TurnServersFunction } from './ice.js'
 export type { SignalingChange } from './membership.js'
 export * from './message.js'
+export { METRICS_CONTENT_TYPE, metricsHandler, metricsText } from './metrics.js'
 export type {
   IceCandidateType,
   PeerConnectionState,
@@ -36,15 +37,29 @@ export type {
   PeerStateChange,
 } from './peers.js'
 export * from './pipeline/manifest.js'
-export * from './pipeline/node.js'
+export {
+  defineNode,
+  type NodeContext,
+  type NodeDefinition,
+  type NodeInputs,
+  type NodeOutput,
+  type PortKind,
+  type WorkerNodeDefinition,
+} from './pipeline/node.js'
 export { type ManifestSource, PipelineRunner } from './pipeline/runner.js'
 export {
+  type DropReason,
+  type EdgeStats,
+  type InstanceStats,
+  type Latency,
   MultiPeerSession,
   type NodeStats,
   type Received,
   type ReceiveOptions,
   Route,
   type RouteOptions,
+  type SessionOutput,
+  type SessionStats,
 } from './session.js'
 export { SignalingClient, type SignalingClientState } from './signaling/client.js'
 export type * from './signaling/client-events.js'

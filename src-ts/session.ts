@@ -1,21 +1,43 @@
 import { type DataKind, type Sendable, type TransportData, toNative } from './data.js'
 import { checkKnownKeys, configError, WebRtcError } from './errors.js'
 import { Inbox, type Received, type ReceiveOptions } from './inbox.js'
+import { sessionMetrics } from './metrics.js'
 import type { NativePlan, RouteOptions as NativeRoute, NativeTransport } from './native/binding.cjs'
 import { check, unwrap } from './native/result.js'
-import type { PipelineRunner } from './pipeline/runner.js'
+import type { ManifestSource, PipelineRunner } from './pipeline/runner.js'
 
 export type { Received, ReceiveOptions }
+
+/** Something that left a session's graph. */
+export interface SessionOutput {
+  /** In whose instance; undefined in the one that belongs to no peer. */
+  peerId: string | undefined
+  data: TransportData
+}
 
 /** From peers, through the graph, on to peers: native, without JavaScript for each frame. */
 export interface RouteOptions {
   /** Whose media. `'*'`: everybody's. */
   from: string[] | '*'
   track: 'audio' | 'video' | 'data'
-  /** The output node whose items are sent. */
+  /** The output whose items are sent: `node` for all of a node's, or `node.port`. */
   through: string
   to: 'sender' | 'others' | 'all' | string[]
 }
+
+/** Times, in microseconds. Each percentile is exact to a quarter of an octave. */
+export interface Latency {
+  /** How many were measured. */
+  count: number
+  /** All of them together. */
+  sumUs: number
+  p50Us: number
+  p95Us: number
+  p99Us: number
+}
+
+/** Why an item ended without coming out of a node. */
+export type DropReason = 'queue' | 'error' | 'deadline' | 'overrun' | 'closed'
 
 /** Counters of one node. */
 export interface NodeStats {
@@ -23,20 +45,61 @@ export interface NodeStats {
   nodeType: string
   itemsIn: number
   itemsOut: number
-  /** Items that ended here, by reason: `queue`, `error`, `overrun`, `closed`. */
-  dropped: Record<string, number>
+  /** Items that ended here, by reason; reasons that didn't occur are left out. */
+  dropped: Partial<Record<DropReason, number>>
   errors: number
+  /** Times its state was made anew after a failure. */
+  restarts: number
+  /** Items waiting before it or, of a node in JavaScript, away at it. */
+  depth: number
+  /** How long it takes an item; of a node in JavaScript, until its answer. */
+  latency: Latency
+}
+
+/** Counters of one connection. */
+export interface EdgeStats {
+  /** The output, as `node.port`. */
+  from: string
+  /** The input, as `node.port`. */
+  to: string
+  /** Items that it carried. */
+  items: number
+  /** Items that ended here, by reason. */
+  dropped: Partial<Record<DropReason, number>>
   /** Items waiting. */
   depth: number
-  /** Processing time in microseconds. */
-  p50Us: number
-  p95Us: number
-  p99Us: number
+  /** How long they waited. Between native nodes nothing waits, and nothing is measured. */
+  wait: Latency
+}
+
+/** Counters of the queue before the instance of one peer. */
+export interface InstanceStats {
+  /** Undefined: the instance that belongs to no peer. */
+  peerId: string | undefined
+  /** Items waiting. */
+  depth: number
+  /** Items taken in. */
+  items: number
+  /** Items that made room for newer ones. */
+  dropped: number
+  /** Items that were refused. */
+  refused: number
+}
+
+/** Counters of a session. Those of nodes and connections are over all peers, also those that left, and go on over a reload. */
+export interface SessionStats {
+  /** In the order they run. */
+  nodes: NodeStats[]
+  /** In the manifest's order. */
+  edges: EdgeStats[]
+  /** The instances there are now. */
+  instances: InstanceStats[]
 }
 
 /** What a session needs of its transport. @internal */
 export interface SessionHost {
   readonly native: NativeTransport
+  readonly peerId: string
   readonly runner: PipelineRunner
   sendToPeer(peerId: string, data: Sendable): Promise<void>
   broadcast(data: Sendable, exclude?: string[]): Promise<void>
@@ -58,6 +121,7 @@ export class MultiPeerSession implements AsyncDisposable, AsyncIterable<Received
   readonly #number: number
   readonly #inbox: Inbox
   readonly #routes = new Set<Route>()
+  readonly #taps = new Set<() => void>()
   #closed: Promise<void> | undefined
 
   /** @internal */
@@ -141,13 +205,59 @@ export class MultiPeerSession implements AsyncDisposable, AsyncIterable<Received
     check(this.#host.native.setEnabled(this.#number, node, enabled))
   }
 
-  /** Counters of each node, over all peers, in the order they run. */
-  stats(): NodeStats[] {
-    if (this.#closed) return []
-    return this.#host.native.sessionStats(this.#number).map(({ dropped, ...rest }) => ({
-      ...rest,
-      dropped: Object.fromEntries(dropped as [string, number][]),
-    }))
+  /**
+   * Runs another manifest from each peer's next item on. A node whose id and type are in both keeps its state, its queue and its
+   * counters, and gets the parameters of the new one; what `setParam` and `setEnabled` changed is forgotten. Throws `ERR_MANIFEST`,
+   * and `ERR_CONFIG` while a route or a listener needs an output that it doesn't have; then nothing changes.
+   */
+  reload(manifest: ManifestSource): void {
+    if (this.#closed) throw this.#gone()
+    const { native, runner } = this.#host
+    check(native.reloadSession(this.#number, runner.plan(manifest)))
+  }
+
+  /**
+   * Calls `listener` with everything that leaves the graph by an output, given as `node` or `node.port`, of all peers; it goes where
+   * it goes besides. A frame is closed when what the listener returns has settled. What is not taken in time is dropped: beyond 2
+   * pictures, 32 pieces of audio, 1024 others. Throws `ERR_NODE` naming the outputs. Call what it returns to end it.
+   */
+  onOutput(output: string, listener: (item: SessionOutput) => unknown): () => void {
+    if (this.#closed) throw this.#gone()
+    if (typeof listener !== 'function') throw configError('listener', listener, 'a function')
+    const { native, runner } = this.#host
+    const tap = runner.addTap(listener)
+    let number: number
+    try {
+      number = unwrap(native.tapSession(this.#number, runner.native, String(output), tap))
+    } catch (error) {
+      runner.removeTap(tap)
+      throw error
+    }
+    const end = () => {
+      if (!this.#taps.delete(end)) return
+      runner.removeTap(tap)
+      native.removeTap(this.#number, number)
+    }
+    this.#taps.add(end)
+    return end
+  }
+
+  /** Counters of each node and each connection. Empty once the session is closed. */
+  stats(): SessionStats {
+    const stats = this.#closed ? null : this.#host.native.sessionStats(this.#number)
+    if (!stats) return { nodes: [], edges: [], instances: [] }
+    const byName = (dropped: [string, number][]) =>
+      Object.fromEntries(dropped as [DropReason, number][]) as Partial<Record<DropReason, number>>
+    return {
+      nodes: stats.nodes.map((node) => ({ ...node, dropped: byName(node.dropped) })),
+      edges: stats.edges.map((edge) => ({ ...edge, dropped: byName(edge.dropped) })),
+      instances: stats.instances.map((instance) => ({ ...instance, peerId: instance.peerId ?? undefined })),
+    }
+  }
+
+  /** The counters in Prometheus' text format 0.0.4; `metricsText` gives those of a whole transport. */
+  metrics(): string {
+    return sessionMetrics(this.#host.peerId, this)
   }
 
   /** Ends the session, its routes and its instances; `recv*` give null. Idempotent. */
@@ -178,6 +288,7 @@ export class MultiPeerSession implements AsyncDisposable, AsyncIterable<Received
   async #end(): Promise<void> {
     this.#inbox.close()
     this.#routes.clear()
+    for (const end of [...this.#taps]) end()
     this.#host.native.closeSession(this.#number)
     this.#host.closed(this)
   }

@@ -148,6 +148,7 @@ export class WebRtcTransport
     }
     this.#host = {
       native: this.#native,
+      peerId: config.peerId,
       runner: this.runner,
       sendToPeer: (peerId, data) => this.sendToPeer(peerId, data),
       broadcast: (data, exclude) => this.broadcast(data, exclude),
@@ -316,6 +317,11 @@ export class WebRtcTransport
     const session = new MultiPeerSession(this.#host, this.runner.plan(manifest))
     this.#sessions.add(session)
     return session
+  }
+
+  /** The sessions that are open. */
+  get sessions(): readonly MultiPeerSession[] {
+    return [...this.#sessions]
   }
 
   /** Statistics of one peer or all: W3C names and units. */

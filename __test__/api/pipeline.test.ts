@@ -189,7 +189,7 @@ describe('sessions', () => {
     expect(() => session.setParam('gain', 'gain_db', 99)).toThrow(
       expect.objectContaining({ code: 'ERR_NODE' }),
     )
-    const [stats] = session.stats()
+    const [stats] = session.stats().nodes
     expect(stats).toMatchObject({ id: 'gain', nodeType: 'Gain', errors: 0 })
     expect(stats!.itemsIn).toBeGreaterThan(60)
   })

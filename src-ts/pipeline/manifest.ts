@@ -17,9 +17,15 @@ export interface ManifestNode {
   params?: Record<string, unknown>
   /** `peer` (default): an instance for each peer. */
   scope?: 'peer' | 'shared'
-  /** What happens to an item on which the node fails. Default `drop`. */
+  /** What happens to an item on which the node fails. Default `fail`. */
   on_error?: 'bypass' | 'drop' | 'restart' | 'fail'
+  /** Default true. Items pass a node by that is off. */
   enabled?: boolean
+  /**
+   * How long an item may be at the node, its wait included, 1 to 600 000. What takes longer is handled by `on_error`. Default: for a
+   * node in JavaScript 2000 if it takes audio, pictures or `any`, else 30 000; for a native one no limit.
+   */
+  deadline_ms?: number
 }
 
 export interface ManifestConnection {
@@ -27,7 +33,8 @@ export interface ManifestConnection {
   from: string
   /** `node` or `node.port`. */
   to: string
-  queue?: { max?: number; policy?: string }
+  /** What waits before a node in JavaScript; between native nodes nothing waits. `max` is 1 to 4096. docs/nodes.md has the defaults. */
+  queue?: { max?: number; policy?: 'latest' | 'drop_oldest' | 'drop_newest' | 'reject' | 'block' }
 }
 
 /** A pipeline's description, checked for its shape. Node types are checked when it is first run, by the runner that knows them. */

@@ -1,3 +1,5 @@
+import { isAbsolute } from 'node:path'
+import { pathToFileURL } from 'node:url'
 import type {
   AudioData,
   AudioMixData,
@@ -59,6 +61,10 @@ export interface NodeDefinition<I extends Record<string, PortKind> = Record<stri
   outputs: Record<string, PortKind>
   /** Parameters and their defaults. */
   params?: Record<string, unknown>
+  /** Runs `process` in a worker thread: see `defineNode`. Default false. */
+  worker?: boolean
+  /** `import.meta.url` of the module that exports this node, for `worker: true`. */
+  module?: string | URL
   /**
    * Processes one item. Its inputs are closed when what it returns has settled; what it returns is handed on. It may be a function,
    * return a promise, or be an async generator. One that throws, or has not settled by the node's `deadline_ms` (2 s where it
@@ -70,20 +76,80 @@ export interface NodeDefinition<I extends Record<string, PortKind> = Record<stri
   ): NodeOutput | Promise<NodeOutput> | AsyncIterable<NodeOutput> | Iterable<NodeOutput>
 }
 
-/** Checks a node definition, for `runner.register`. Throws `ERR_CONFIG` naming the field. */
+/**
+ * A node whose `process` is in another module and runs in a worker thread: what it computes doesn't hold up the main thread, and what
+ * holds up the main thread doesn't hold it up.
+ */
+export interface WorkerNodeDefinition<I extends Record<string, PortKind> = Record<string, PortKind>>
+  extends Omit<NodeDefinition<I>, 'process' | 'worker' | 'module'> {
+  /** The URL of the module that exports the node, made by `defineNode` with this type and its `process`. */
+  worker: string | URL
+}
+
+/**
+ * Checks a node definition, for `runner.register`. Throws `ERR_CONFIG` naming the field.
+ *
+ * With `worker: true` and `module: import.meta.url`, in a module that exports the node, `process` runs in a worker thread that imports
+ * the same module; or give `worker` the URL of the module that exports it. Items go to the thread and back without passing the main
+ * thread, and pictures without being copied. One thread serves all instances of the type. A worker that ends, throws outside of
+ * `process` or is stuck beyond its deadline is started again, with its nodes' state lost; the calls that it had fail.
+ */
+export function defineNode<const I extends Record<string, PortKind>>(
+  definition: WorkerNodeDefinition<I>,
+): WorkerNodeDefinition<I>
 export function defineNode<const I extends Record<string, PortKind>>(
   definition: NodeDefinition<I>,
-): NodeDefinition<I> {
-  checkKnownKeys('node', definition, ['type', 'inputs', 'outputs', 'params', 'process'])
-  const { type, inputs, outputs, params, process } = definition
+): NodeDefinition<I>
+export function defineNode(
+  definition: NodeDefinition | WorkerNodeDefinition,
+): NodeDefinition | WorkerNodeDefinition {
+  return checkNode(definition)
+}
+
+/** @internal */
+export function checkNode<T extends object>(definition: T): T {
+  checkKnownKeys('node', definition, ['type', 'inputs', 'outputs', 'params', 'process', 'worker', 'module'])
+  const { type, inputs, outputs, params, process, worker, module } = definition as Partial<
+    Omit<NodeDefinition, 'worker'> & { worker: unknown }
+  >
   if (typeof type !== 'string' || type === '') throw configError('node.type', type, 'a name')
-  if (typeof process !== 'function') throw configError('node.process', process, 'a function')
+  const elsewhere = typeof worker === 'string' || worker instanceof URL
+  if (worker !== undefined && typeof worker !== 'boolean' && !elsewhere) {
+    throw configError('node.worker', worker, 'true, or the URL of a module')
+  }
+  if (elsewhere) moduleUrl('node.worker', worker)
+  if (worker === true) {
+    if (module === undefined) throw configError('node.module', module, 'import.meta.url, as worker is true')
+    moduleUrl('node.module', module)
+  } else if (module !== undefined) {
+    throw configError('node.module', module, 'left out, unless worker is true')
+  }
+  if (typeof process !== 'function' && !(elsewhere && process === undefined)) {
+    throw configError('node.process', process, 'a function')
+  }
   if (params !== undefined && (typeof params !== 'object' || params === null)) {
     throw configError('node.params', params, 'an object of defaults')
   }
   checkPorts('node.inputs', inputs)
   checkPorts('node.outputs', outputs)
   return definition
+}
+
+/** @internal The module of a node that runs in a worker. */
+export function workerModule(definition: NodeDefinition | WorkerNodeDefinition): string | undefined {
+  const { worker } = definition
+  if (worker === true) return moduleUrl('node.module', (definition as NodeDefinition).module)
+  return worker === undefined || worker === false ? undefined : moduleUrl('node.worker', worker)
+}
+
+/** A file's path is taken for its URL. */
+function moduleUrl(field: string, module: unknown): string {
+  if (module instanceof URL) return module.href
+  if (typeof module !== 'string' || module === '') throw configError(field, module, 'the URL of a module')
+  if (isAbsolute(module)) return pathToFileURL(module).href
+  if (!URL.canParse(module))
+    throw configError(field, module, 'a URL, such as import.meta.url, or an absolute path')
+  return module
 }
 
 const KINDS: readonly PortKind[] = ['audio', 'video', 'text', 'json', 'binary', 'audioMix', 'any']

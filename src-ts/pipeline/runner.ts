@@ -1,43 +1,51 @@
-import { fromNative, type Sendable, type TransportData, toNative } from '../data.js'
-import { configError, WebRtcError } from '../errors.js'
-import { VideoFrame } from '../frame.js'
+import { fromNative, release, type Sendable, type TransportData, toNative } from '../data.js'
+import { WebRtcError } from '../errors.js'
 import type { NativePlan, NativeRunner, Task } from '../native/binding.cjs'
 import { native } from '../native/load.js'
 import { check, toError, unwrap } from '../native/result.js'
 import { waker } from '../native/waker.js'
+import { NodeCaller } from './caller.js'
 import { Manifest, type ManifestObject } from './manifest.js'
 import {
-  defineNode,
-  type NodeContext,
+  checkNode,
   type NodeDefinition,
-  type NodeInputs,
-  type NodeOutput,
   type PortKind,
+  type WorkerNodeDefinition,
+  workerModule,
 } from './node.js'
 import { locateModels } from './onnx.js'
+import { WorkerNode } from './worker-node.js'
 
 /** A manifest, or what `Manifest.parse` takes. Keep the `Manifest`: models are loaded once for each. */
 export type ManifestSource = Manifest | string | ManifestObject
+
+/** @internal What a tap hears. */
+interface TapOutput {
+  peerId: string | undefined
+  data: TransportData
+}
 
 /** Runs manifests: knows the node types, built in and your own, and runs items one by one. */
 export class PipelineRunner implements Disposable {
   readonly #native: NativeRunner
   readonly #plans = new WeakMap<Manifest, NativePlan>()
   readonly #nodes = new Map<string, NodeDefinition>()
-  /** State of JavaScript nodes, by instance and node. */
-  readonly #states = new Map<string, Record<string, unknown>>()
-  /** Calls of JavaScript nodes that have not settled. */
-  readonly #calls = new Map<number, { cancel(): void }>()
+  readonly #caller: NodeCaller
+  /** By the number of their desk. */
+  readonly #workers = new Map<number, WorkerNode>()
   readonly #requests = new Map<
     number,
     { resolve(data: TransportData | null): void; reject(error: WebRtcError): void }
   >()
+  readonly #taps = new Map<number, (output: TapOutput) => unknown>()
   #nextRequest = 1
+  #keeper: NodeJS.Timeout | undefined
   #closed = false
 
   constructor() {
     locateModels()
     this.#native = new native.NativeRunner(waker(this))
+    this.#caller = new NodeCaller(this.#native, (type) => this.#nodes.get(type))
   }
 
   /** The names of all node types, sorted. */
@@ -45,20 +53,32 @@ export class PipelineRunner implements Disposable {
     return this.#native.nodeTypes()
   }
 
-  /** Adds a node type, or replaces one of your own for manifests run later. Throws `ERR_CONFIG`, `ERR_MANIFEST`. */
-  register<const I extends Record<string, PortKind>>(definition: NodeDefinition<I>): this {
-    const node = defineNode(definition) as unknown as NodeDefinition
+  /**
+   * Adds a node type, or replaces one of your own for manifests run later. One with `worker` gets its thread at once. Throws
+   * `ERR_CONFIG`, `ERR_MANIFEST`, `ERR_CLOSED`.
+   */
+  register<const I extends Record<string, PortKind>>(
+    definition: NodeDefinition<I> | WorkerNodeDefinition<I>,
+  ): this {
+    if (this.#closed) throw new WebRtcError('ERR_CLOSED', 'the pipeline runner is closed')
+    const node = checkNode(definition) as unknown as NodeDefinition | WorkerNodeDefinition
     const ports = (given: Record<string, PortKind>) =>
       Object.entries(given).map(([name, kind]) => ({ name, kind }))
-    check(
-      this.#native.register({
-        nodeType: node.type,
-        inputs: ports(node.inputs),
-        outputs: ports(node.outputs),
-      }),
-    )
-    this.#nodes.set(node.type, node)
+    const nodeType = { nodeType: node.type, inputs: ports(node.inputs), outputs: ports(node.outputs) }
+    const module = workerModule(node)
+    if (module === undefined) {
+      check(this.#native.register(nodeType))
+      this.#nodes.set(node.type, node as NodeDefinition)
+    } else {
+      const desk = unwrap(this.#native.registerWorker(nodeType))
+      this.#workers.set(desk, new WorkerNode(this.#native, { desk, module, type: node.type }))
+    }
     return this
+  }
+
+  /** What this runner ignores or translates in a manifest, such as node types of other implementations. Throws `ERR_MANIFEST`. */
+  warnings(manifest: ManifestSource): readonly string[] {
+    return this.plan(manifest).warnings
   }
 
   /**
@@ -75,14 +95,17 @@ export class PipelineRunner implements Disposable {
   close(): void {
     if (this.#closed) return
     this.#closed = true
+    for (const worker of this.#workers.values()) worker.close()
+    this.#workers.clear()
     this.#native.close()
     this.drain()
     for (const { reject } of this.#requests.values()) {
       reject(new WebRtcError('ERR_CLOSED', 'the pipeline runner is closed'))
     }
     this.#requests.clear()
-    for (const call of [...this.#calls.values()]) call.cancel()
-    this.#states.clear()
+    this.#keep()
+    this.#taps.clear()
+    this.#caller.close()
   }
 
   [Symbol.dispose](): void {
@@ -109,12 +132,13 @@ export class PipelineRunner implements Disposable {
   /** @internal Starts something that a `done` task ends. */
   request(start: (request: number) => Parameters<typeof check>[0]): Promise<TransportData | null> {
     return new Promise((resolve, reject) => {
-      const request = this.#nextRequest
-      this.#nextRequest = (request % 0xffff_ffff) + 1
+      const request = this.#number()
       this.#requests.set(request, { resolve, reject })
+      this.#keep()
       const error = start(request)
       if (error) {
         this.#requests.delete(request)
+        this.#keep()
         reject(toError(error))
       }
     })
@@ -123,16 +147,57 @@ export class PipelineRunner implements Disposable {
   /** @internal Takes what the addon has for us. */
   drain(): void {
     for (const task of this.#native.drain()) {
-      if (task.kind === 'call') void this.#call(task)
-      else if (task.kind === 'cancel') this.#calls.get(task.id)?.cancel()
-      else if (task.kind === 'release') this.#states.delete(stateKey(task))
+      if (this.#caller.take(task)) continue
+      if (task.kind === 'output') void this.#output(task)
+      else if (task.kind === 'late') this.#workers.get(task.id)?.late()
       else this.#done(task)
+    }
+  }
+
+  /** @internal */
+  addTap(listener: (output: TapOutput) => unknown): number {
+    const tap = this.#number()
+    this.#taps.set(tap, listener)
+    return tap
+  }
+
+  /** @internal */
+  removeTap(tap: number): void {
+    this.#taps.delete(tap)
+  }
+
+  /** What the addon works on doesn't keep the process; that somebody waits for it does. */
+  #keep(): void {
+    if (this.#requests.size === 0) {
+      clearInterval(this.#keeper)
+      this.#keeper = undefined
+    } else {
+      this.#keeper ??= setInterval(() => {}, 0x7fff_ffff)
+    }
+  }
+
+  #number(): number {
+    const number = this.#nextRequest
+    this.#nextRequest = (number % 0xffff_ffff) + 1
+    return number
+  }
+
+  async #output(task: Task): Promise<void> {
+    const data = fromNative(task.item!)
+    try {
+      await this.#taps.get(task.id)?.({ peerId: task.peerId ?? undefined, data })
+    } catch (error) {
+      // The same as of an event's listener: it is the application's own, and must not end the others.
+      process.emitWarning(error instanceof Error ? error : String(error), 'RemoteMediaListenerWarning')
+    } finally {
+      release(data)
     }
   }
 
   #done({ id, item, error }: Task): void {
     const request = this.#requests.get(id)
     this.#requests.delete(id)
+    this.#keep()
     const data = item ? fromNative(item) : null
     if (!request) {
       if (data?.data.kind === 'video') data.data.frame.close()
@@ -141,93 +206,4 @@ export class PipelineRunner implements Disposable {
     if (error) request.reject(toError(error))
     else request.resolve(data)
   }
-
-  /** One item for one JavaScript node. Always answered, whatever the node does. */
-  async #call(task: Task): Promise<void> {
-    const { id, item } = task
-    const input = fromNative(item!)
-    const frame = input.data.kind === 'video' ? input.data.frame : undefined
-    const controller = new AbortController()
-    const cancel = () => {
-      // Nobody waits for it any more. What it holds is given back, and its place is the next one's, even if it never settles.
-      this.#calls.delete(id)
-      this.#native.reply(id, 'it has passed its deadline')
-      frame?.close()
-      controller.abort(new WebRtcError('ERR_ABORTED', 'the call has passed its deadline'))
-    }
-    this.#calls.set(id, { cancel })
-    try {
-      const node = this.#nodes.get(task.nodeType!)
-      if (!node) throw new Error(`node type '${task.nodeType}' is not registered here`)
-      const first = Object.keys(node.outputs)[0]!
-      const context = this.#context(task, node, input.timestampUs, frame, controller.signal)
-      const given = (frame ?? input.data) as NodeInputs[PortKind]
-      const result = node.process(given, context)
-      if (isIterable(result)) {
-        for await (const output of result) this.#emit(id, first, output, frame)
-      } else {
-        this.#emit(id, first, (await result) as NodeOutput, frame)
-      }
-      this.#native.reply(id)
-    } catch (error) {
-      this.#native.reply(id, error instanceof Error ? error.message : String(error))
-    } finally {
-      this.#calls.delete(id)
-      frame?.close()
-    }
-  }
-
-  /** What a node gives out is handed on: a frame of its own making is closed here, its input when the call is over. */
-  #emit(call: number, port: string, output: NodeOutput, input: VideoFrame | undefined): void {
-    if (output === undefined || output === null) return
-    const data = output instanceof VideoFrame ? ({ kind: 'video', frame: output } as const) : output
-    if (typeof data !== 'object' || !('kind' in data)) {
-      throw configError('what process() returned', data, 'a VideoFrame, data with a kind, or nothing')
-    }
-    try {
-      const timestampUs = data.kind === 'video' ? data.frame.timestampUs : undefined
-      const { item, frame } = toNative(timestampUs === undefined ? data : { data, timestampUs })
-      check(this.#native.emit(call, port, item, frame))
-    } finally {
-      if (data.kind === 'video' && data.frame !== input) data.frame.close()
-    }
-  }
-
-  #context(
-    task: Task,
-    node: NodeDefinition,
-    timestampUs: number,
-    input: VideoFrame | undefined,
-    signal: AbortSignal,
-  ): NodeContext {
-    const key = stateKey(task)
-    let state = this.#states.get(key)
-    if (!state) {
-      state = {}
-      this.#states.set(key, state)
-    }
-    return {
-      nodeId: task.nodeId!,
-      port: task.port!,
-      peerId: task.peerId ?? undefined,
-      params: { ...node.params, ...(JSON.parse(task.params ?? '{}') as Record<string, unknown>) },
-      timestampUs,
-      state,
-      signal,
-      emit: (port, item) => this.#emit(task.id, port, item, input),
-    }
-  }
-}
-
-function stateKey(task: Task): string {
-  return `${task.instance}/${task.nodeId}`
-}
-
-function isIterable(value: unknown): value is AsyncIterable<NodeOutput> {
-  return (
-    typeof value === 'object' &&
-    value !== null &&
-    !ArrayBuffer.isView(value) &&
-    (Symbol.asyncIterator in value || Symbol.iterator in value)
-  )
 }

@@ -2,6 +2,7 @@
 
 mod build;
 mod codec;
+mod desk;
 mod error;
 mod event;
 mod frame;
@@ -9,4 +10,5 @@ mod item;
 mod runner;
 mod stats;
 mod transport;
+mod transport_session;
 mod wake;

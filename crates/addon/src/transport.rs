@@ -6,7 +6,7 @@ use std::time::Duration;
 use napi::bindgen_prelude::{AsyncTask, ClassInstance, Either, Env, Function, Result, Task};
 use napi_derive::napi;
 use remotemedia_media::{VideoCodec, VideoContent};
-use remotemedia_pipeline::{Data, DropReason};
+use remotemedia_pipeline::Data;
 use remotemedia_transport::{
     AudioConfig, ChannelOptions, Config, DataMode, IceCandidate, IceTransportPolicy, Message,
     PeerAnnouncement, PeerId, RelayProtocol, Retry, RouteConfig, RouteTo, SessionId, Signal, StunServer,
@@ -155,31 +155,6 @@ pub struct RouteOptions {
     pub to_peers: Option<Vec<String>>,
 }
 
-/// One node's counters.
-#[napi(object, object_from_js = false)]
-pub struct NodeStatsOut {
-    /// Its id.
-    pub id: String,
-    /// Its type.
-    pub node_type: String,
-    /// Items in.
-    pub items_in: f64,
-    /// Items out.
-    pub items_out: f64,
-    /// Items dropped, by reason.
-    pub dropped: Vec<(String, f64)>,
-    /// Failures.
-    pub errors: f64,
-    /// Waiting.
-    pub depth: f64,
-    /// Microseconds.
-    pub p50_us: f64,
-    /// Microseconds.
-    pub p95_us: f64,
-    /// Microseconds.
-    pub p99_us: f64,
-}
-
 /// Totals.
 #[napi(object, object_from_js = false)]
 pub struct NativeCounters {
@@ -226,7 +201,7 @@ pub struct NativeCounters {
 /// A running transport.
 #[napi(js_name = "NativeTransport")]
 pub struct JsTransport {
-    transport: Arc<Transport>,
+    pub(crate) transport: Arc<Transport>,
 }
 
 /// `close` on a worker: it joins threads.
@@ -576,31 +551,6 @@ impl JsTransport {
         self.transport.set_enabled(session_id(session), &node, enabled).err().map(NativeError::from)
     }
 
-    /// Counters of a session's nodes.
-    #[napi(catch_unwind)]
-    pub fn session_stats(&self, session: f64) -> Vec<NodeStatsOut> {
-        let Some(stats) = self.transport.session_stats(session_id(session)) else { return Vec::new() };
-        let nodes = stats.nodes.into_iter();
-        nodes
-            .map(|n| NodeStatsOut {
-                id: n.id,
-                node_type: n.node_type,
-                items_in: n.items_in as f64,
-                items_out: n.items_out as f64,
-                dropped: n
-                    .dropped
-                    .into_iter()
-                    .map(|(reason, count)| (drop_reason(reason), count as f64))
-                    .collect(),
-                errors: n.errors as f64,
-                depth: n.depth as f64,
-                p50_us: n.latency.p50_us as f64,
-                p95_us: n.latency.p95_us as f64,
-                p99_us: n.latency.p99_us as f64,
-            })
-            .collect()
-    }
-
     /// Ends a session.
     #[napi(catch_unwind)]
     pub fn close_session(&self, session: f64) {
@@ -740,7 +690,7 @@ fn announcement(a: Announcement) -> PeerAnnouncement {
     PeerAnnouncement { peer_id: a.peer_id.into(), capabilities: a.capabilities, user_data: a.user_data }
 }
 
-fn session_id(id: f64) -> SessionId {
+pub(crate) fn session_id(id: f64) -> SessionId {
     SessionId(id as u64)
 }
 
@@ -759,8 +709,4 @@ pub(crate) fn codec_name(codec: VideoCodec) -> &'static str {
         VideoCodec::Vp8 => "vp8",
         VideoCodec::H264 => "h264",
     }
-}
-
-fn drop_reason(reason: DropReason) -> String {
-    reason.name().to_owned()
 }

@@ -64,6 +64,9 @@ pub enum NodeError {
     /// The manifest has no such node, or the node no such output.
     #[error("there is no node \"{0}\"; the graph has {1}")]
     UnknownNode(String, String),
+    /// No such output, or a connection leads on from it.
+    #[error("items don't leave the graph by \"{0}\"; they do by {1}")]
+    UnknownOutput(String, String),
     /// A parameter that isn't there, or a value out of its range.
     #[error("node \"{node}\": {problem}")]
     Param {

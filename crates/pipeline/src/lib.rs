@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod compat;
 mod data;
 mod error;
 mod exec;

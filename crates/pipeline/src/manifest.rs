@@ -22,7 +22,7 @@ pub(crate) const MAX_DEADLINE_MS: u64 = 600_000;
 pub(crate) const MAX_QUEUE: usize = 4096;
 
 /// Unknown fields told at most; a text full of them must not make a list as long.
-const MAX_WARNINGS: usize = 100;
+pub(crate) const MAX_WARNINGS: usize = 100;
 
 /// A manifest of version v1, checked for form. Types, ports and parameters are checked by [`crate::Plan::compile`].
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -153,7 +153,7 @@ impl Manifest {
         let mut walk = Walk { warnings: Vec::new() };
         let root = map(value, "manifest")?;
         walk.unknown(root, "manifest", &["version", "metadata", "nodes", "connections"]);
-        version(root)?;
+        walk.warnings.extend(version(root)?);
         let metadata = walk.metadata(root)?;
         let nodes = walk.nodes(root)?;
         let connections = walk.connections(root)?;
@@ -217,9 +217,13 @@ fn check_depth(value: &Value) -> Result<(), ManifestError> {
     Err(ManifestError::new("manifest", format!("is nested deeper than {MAX_DEPTH} levels")))
 }
 
-fn version(root: &Map<String, Value>) -> Result<(), ManifestError> {
+fn version(root: &Map<String, Value>) -> Result<Option<String>, ManifestError> {
     match root.get("version") {
-        Some(Value::String(version)) if version == "v1" => Ok(()),
+        Some(Value::String(version)) if version == "v1" => Ok(None),
+        // As some of the existing ecosystem's say it.
+        Some(Value::String(version)) if version == "1.0" => {
+            Ok(Some("version: \"1.0\" is taken as v1".to_owned()))
+        }
         Some(other) => Err(ManifestError::new("version", format!("is {}, not v1", describe(other)))),
         None => Err(ManifestError::new("version", "is missing; it is v1")),
     }
@@ -259,8 +263,13 @@ impl Walk {
         self.unknown(
             fields,
             place,
-            &["id", "node_type", "params", "scope", "on_error", "enabled", "deadline_ms"],
+            &["id", "node_type", "nodeType", "params", "scope", "on_error", "enabled", "deadline_ms"],
         );
+        // The existing ecosystem has both.
+        let node_type = match optional_text(fields, "nodeType", place)? {
+            Some(node_type) if present(fields, "node_type").is_none() => node_type,
+            _ => required_text(fields, "node_type", place)?,
+        };
         let id = required_text(fields, "id", place)?;
         if !is_name(&id) {
             return Err(ManifestError::new(
@@ -288,7 +297,7 @@ impl Walk {
             None => true,
         };
         Ok(NodeDef {
-            node_type: required_text(fields, "node_type", place)?,
+            node_type,
             scope: word(fields, "scope", place, &scope)?,
             on_error: word(fields, "on_error", place, &on_error)?.unwrap_or_default(),
             deadline_ms: self.whole(fields, "deadline_ms", place, MAX_DEADLINE_MS)?,

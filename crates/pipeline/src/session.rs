@@ -178,12 +178,18 @@ impl Session {
     }
 
     /// Runs another plan from each instance's next item on. Nodes whose id and type are in both keep their state, their
-    /// queues and their counters, and get the parameters of the new plan; what a session changed since is forgotten.
+    /// queues and their counters, and get the parameters of the new plan; what a session changed since is forgotten. Refused
+    /// where a tap is at an output that the new plan doesn't have.
     pub fn reload(&self, plan: Arc<Plan>) -> Result<(), NodeError> {
         let mut state = lock(&self.inner.state);
         if state.closed {
             return Err(NodeError::Closed);
         }
+        let taps = self.inner.outlets.taps.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+        for tap in taps.iter() {
+            plan.output(&tap.output.to_string())?;
+        }
+        drop(taps);
         let metrics = plan.metrics(Some((&state.plan, &state.metrics)));
         state.plan = plan.clone();
         state.metrics = metrics.clone();

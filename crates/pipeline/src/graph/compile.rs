@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
@@ -5,10 +6,12 @@ use std::time::Duration;
 
 use super::queue::Edge;
 use super::{Body, DATA_DEADLINE_MS, GraphInput, MEDIA_DEADLINE_MS, Place, Plan, PlanNode, Target};
+use crate::compat;
 use crate::data::Kind;
 use crate::error::{ManifestError, either, printable};
 use crate::manifest::{
-    ConnectionDef, EndPoint, MAX_CONNECTIONS, MAX_DEADLINE_MS, MAX_NODES, Manifest, NodeDef, QueueDef, Scope,
+    ConnectionDef, EndPoint, MAX_CONNECTIONS, MAX_DEADLINE_MS, MAX_NODES, MAX_WARNINGS, Manifest, NodeDef,
+    QueueDef, Scope,
 };
 use crate::spec::{NodeType, Params, PortSpec, Registry};
 
@@ -19,7 +22,8 @@ struct Wire {
     queue: Option<QueueDef>,
 }
 
-pub(super) fn compile(manifest: &Manifest, registry: &Registry) -> Result<Plan, ManifestError> {
+pub(super) fn compile(given: &Manifest, registry: &Registry) -> Result<Plan, ManifestError> {
+    let manifest = &translated(given, registry);
     // A manifest may have been built by hand, past the limits of the reader.
     for (place, count, most) in [
         ("nodes", manifest.nodes.len(), MAX_NODES),
@@ -121,6 +125,32 @@ fn is_audio(node_type: &NodeType) -> bool {
     let ports = || node_type.inputs().iter().chain(node_type.outputs());
     ports().any(|port| matches!(port.kind, Kind::Audio | Kind::AudioMix))
         && ports().all(|port| !matches!(port.kind, Kind::Video | Kind::Mask | Kind::Any))
+}
+
+/// The manifest with node types of the existing ecosystem, where nobody has registered one of the name, as what they are here.
+fn translated<'a>(manifest: &'a Manifest, registry: &Registry) -> Cow<'a, Manifest> {
+    let mut manifest = Cow::Borrowed(manifest);
+    for index in 0..manifest.nodes.len().min(MAX_NODES) {
+        let node = &manifest.nodes[index];
+        if registry.get(&node.node_type).is_some() {
+            continue;
+        }
+        let Some(ours) = compat::translate(&node.node_type, &node.params) else { continue };
+        let mut told = vec![format!(
+            "nodes[{index}]: node_type \"{}\" is taken as {}",
+            printable(&node.node_type),
+            ours.node_type
+        )];
+        told.extend(ours.ignored.iter().map(|name| {
+            format!("nodes[{index}].params: \"{name}\" has no meaning for {} and is ignored", ours.node_type)
+        }));
+        let manifest = manifest.to_mut();
+        let room = MAX_WARNINGS.saturating_sub(manifest.warnings.len());
+        manifest.warnings.extend(told.into_iter().take(room));
+        manifest.nodes[index].node_type = ours.node_type.to_owned();
+        manifest.nodes[index].params = ours.params;
+    }
+    manifest
 }
 
 fn node_type(node: &NodeDef, registry: &Registry) -> Result<NodeType, ManifestError> {

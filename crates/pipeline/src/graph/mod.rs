@@ -201,9 +201,9 @@ impl Plan {
             let mut ports = node.body.outputs().iter().zip(&node.outs);
             ports.any(|(spec, targets)| targets.is_empty() && port.is_none_or(|only| only == spec.name))
         });
-        found.map(|node| Output { node: node.id.clone(), port: port.map(str::to_owned) }).ok_or_else(|| {
-            NodeError::UnknownNode(format!("{}\" with an open output", printable(name)), self.open_outputs())
-        })
+        found
+            .map(|node| Output { node: node.id.clone(), port: port.map(str::to_owned) })
+            .ok_or_else(|| NodeError::UnknownOutput(printable(name), self.open_outputs()))
     }
 
     /// Whether items leave the graph by this output, given as `node` or `node.port`.

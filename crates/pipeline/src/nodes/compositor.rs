@@ -8,10 +8,11 @@ use remotemedia_media::{FrameMut, FramePool, VideoFrame};
 use super::blend::yuv;
 use super::layout::{LayoutKind, Rect, layout};
 use super::picture::PlaneScaler;
-use super::{simple, unexpected};
+use super::unexpected;
 use crate::data::{Data, Item, Kind};
 use crate::error::NodeError;
-use crate::spec::{Emit, Node, NodeSpec, ParamSpec, Params, PortSpec};
+use crate::manifest::Scope;
+use crate::spec::{Emit, Node, NodeFactory, NodeSpec, ParamSpec, Params, PortSpec};
 
 /// Sources shown at most.
 const MAX_TILES: usize = 64;
@@ -22,7 +23,7 @@ const ASPECT: f64 = 16.0 / 9.0;
 /// latest picture of each source (peer) when its clock says so and waits for nobody.
 ///
 /// The tile that matters, which the layouts `speaker` and `pip` show large, is that of `main`, else the one that is there
-/// longest. `control` takes `{"main": "<peer id>"}`, or null for none, such as an active speaker. Nothing comes out before
+/// longest. It is shared by all peers. `control` takes `{"main": "<peer id>"}`, or null for none, such as an active speaker. Nothing comes out before
 /// the first picture. Timestamps go on from the first picture's by the time that has passed since.
 pub(super) fn spec() -> NodeSpec {
     NodeSpec {
@@ -49,7 +50,19 @@ pub(super) fn spec() -> NodeSpec {
                 .about("a source that is silent for so long is taken out"),
         ],
         same_kind: false,
-        load: simple(Compositor::new),
+        load: Arc::new(|_| Ok(Box::new(Factory) as Box<dyn NodeFactory>)),
+    }
+}
+
+struct Factory;
+
+impl NodeFactory for Factory {
+    fn create(&self, params: &Params) -> Result<Box<dyn Node>, NodeError> {
+        Ok(Box::new(Compositor::new(params)?))
+    }
+
+    fn scope(&self) -> Scope {
+        Scope::Shared
     }
 }
 

@@ -4,6 +4,7 @@ mod agc;
 mod audio;
 mod blend;
 mod blur;
+mod chunk;
 mod compositor;
 mod denoise;
 mod flow;
@@ -17,6 +18,7 @@ mod picture;
 mod plane;
 mod segment;
 mod shape;
+mod vad;
 
 pub use layout::{LayoutKind, Rect, layout};
 pub use onnx::{set_model_dir, set_onnx_runtime_path};
@@ -36,11 +38,13 @@ pub(crate) fn specs() -> Vec<NodeSpec> {
         flow::throttle(),
         audio::gain(),
         audio::resample(),
+        chunk::spec(),
         limiter::spec(),
         mixer::spec("AudioMixer"),
         mixer::spec("ConferenceMixer"),
         agc::spec(),
         denoise::spec(),
+        vad::spec(),
         level::spec(),
         picture::scale(),
         shape::crop(),
