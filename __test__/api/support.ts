@@ -29,6 +29,7 @@ export class Lab {
   }
 
   async close(): Promise<void> {
+    for (const stop of senders) stop()
     await Promise.all(this.#transports.splice(0).map((transport) => transport.close()))
     await this.server.close()
   }
@@ -77,14 +78,21 @@ export function hear(samples: Float32Array, sampleRate = 48_000): { hz: number; 
   }
 }
 
-/** Calls `send(n)` every `intervalMs`, until `stop()`; a machine that falls behind catches up a few at a time. */
+const senders = new Set<() => void>()
+
+/** Calls `send(n)` every `intervalMs`, until `stop()` or the lab's end; a machine that falls behind catches up a few at a time. */
 export function every(intervalMs: number, send: (n: number) => void): { stop(): void } {
   const start = performance.now()
   let n = 0
   const timer = setInterval(() => {
     for (let i = 0; i < 3 && (performance.now() - start) / intervalMs >= n; i++) send(n++)
   }, 5)
-  return { stop: () => clearInterval(timer) }
+  const stop = () => {
+    clearInterval(timer)
+    senders.delete(stop)
+  }
+  senders.add(stop)
+  return { stop }
 }
 
 export function join(parts: Float32Array[]): Float32Array {

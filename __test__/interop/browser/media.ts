@@ -50,7 +50,10 @@ export class Sources {
     return track!
   }
 
-  /** The strongest frequency between 50 Hz and 16 kHz, after listening for `settleMs`. */
+  /**
+   * The strongest frequency between 50 Hz and 16 kHz, after listening for `settleMs`: of five stretches the one of median
+   * level, since on a busy machine this page's own sound has gaps.
+   */
   async measureTone(track: MediaStreamTrack, settleMs: number): Promise<ToneReading> {
     const stream = playing(track)
     const context = this.#context
@@ -58,25 +61,14 @@ export class Sources {
     const analyser = new AnalyserNode(context, { fftSize: 16_384, smoothingTimeConstant: 0 })
     const source = context.createMediaStreamSource(stream)
     source.connect(analyser)
-    await new Promise((resolve) =>
-      setTimeout(resolve, settleMs + (1000 * analyser.fftSize) / context.sampleRate),
-    )
-    const bins = new Float32Array(analyser.frequencyBinCount)
-    const samples = new Float32Array(analyser.fftSize)
-    analyser.getFloatFrequencyData(bins)
-    analyser.getFloatTimeDomainData(samples)
-    source.disconnect()
-    const binHz = context.sampleRate / analyser.fftSize
-    let peak = Math.ceil(50 / binHz)
-    for (let i = peak; i < 16_000 / binHz; i++) if (bins[i]! > bins[peak]!) peak = i
-    // The window's main lobe is close to a parabola in dB: its top lies between bins.
-    const [left, top, right] = [bins[peak - 1]!, bins[peak]!, bins[peak + 1]!]
-    const offset = (left - right) / (2 * (left - 2 * top + right))
-    const power = samples.reduce((sum, sample) => sum + sample * sample, 0) / samples.length
-    return {
-      frequencyHz: (peak + (Number.isFinite(offset) ? offset : 0)) * binHz,
-      levelDbfs: 10 * Math.log10(power + 1e-12),
+    await pause(settleMs)
+    const readings: ToneReading[] = []
+    while (readings.length < 5) {
+      await pause((1000 * analyser.fftSize) / context.sampleRate)
+      readings.push(readTone(analyser))
     }
+    source.disconnect()
+    return readings.sort((a, b) => a.levelDbfs - b.levelDbfs)[2]!
   }
 
   /** A received voice as a track of our own: Chromium doesn't send a remote audio track on. */
@@ -95,6 +87,27 @@ export class Sources {
   get #context(): AudioContext {
     this.#audio ??= new AudioContext({ sampleRate: 48_000 })
     return this.#audio
+  }
+}
+
+const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms))
+
+/** What an analyser heard last. */
+function readTone(analyser: AnalyserNode): ToneReading {
+  const bins = new Float32Array(analyser.frequencyBinCount)
+  const samples = new Float32Array(analyser.fftSize)
+  analyser.getFloatFrequencyData(bins)
+  analyser.getFloatTimeDomainData(samples)
+  const binHz = analyser.context.sampleRate / analyser.fftSize
+  let peak = Math.ceil(50 / binHz)
+  for (let i = peak; i < 16_000 / binHz; i++) if (bins[i]! > bins[peak]!) peak = i
+  // The window's main lobe is close to a parabola in dB: its top lies between bins.
+  const [left, top, right] = [bins[peak - 1]!, bins[peak]!, bins[peak + 1]!]
+  const offset = (left - right) / (2 * (left - 2 * top + right))
+  const power = samples.reduce((sum, sample) => sum + sample * sample, 0) / samples.length
+  return {
+    frequencyHz: (peak + (Number.isFinite(offset) ? offset : 0)) * binHz,
+    levelDbfs: 10 * Math.log10(power + 1e-12),
   }
 }
 
