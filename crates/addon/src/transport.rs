@@ -164,6 +164,8 @@ pub struct NativeCounters {
     pub held_peers: f64,
     /// Media lost to an overloaded net thread.
     pub media_commands_dropped: f64,
+    /// Pictures left out because their receiver was shown another stream.
+    pub pictures_in_conflict: f64,
     /// Invalid offers, answers, candidates.
     pub signals_refused: f64,
     /// Media and messages that could not be sent.
@@ -465,6 +467,7 @@ impl JsTransport {
             unknown_datagrams: c.unknown_datagrams as f64,
             held_peers: c.held_peers as f64,
             media_commands_dropped: c.media_commands_dropped as f64,
+            pictures_in_conflict: c.pictures_in_conflict as f64,
             signals_refused: c.signals_refused as f64,
             packets_refused: c.packets_refused as f64,
             names_resolved: c.names_resolved as f64,

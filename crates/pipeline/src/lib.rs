@@ -35,4 +35,4 @@ pub use session::{
     ErrorHook, ErrorReport, OutputHook, Pushed, Runner, RunnerOptions, Session, SessionOptions, SessionStats,
 };
 pub use spec::{Emit, Load, Node, NodeFactory, NodeSpec, ParamKind, ParamSpec, Params, PortSpec, Registry};
-pub use ticket::{Outcome, Ticket};
+pub use ticket::{EachSink, Outcome, Ticket};

@@ -17,7 +17,7 @@ use crate::graph::{
 use crate::manifest::{Manifest, Scope};
 use crate::metrics::{DropReason, EdgeStats, Metrics, NodeStats};
 use crate::spec::{Params, Registry};
-use crate::ticket::{Outcome, Ticket};
+use crate::ticket::{EachSink, Outcome, Ticket};
 
 /// Parameters of one foreign node that a session keeps for instances to come.
 const MAX_FOREIGN_PARAMS: usize = 256;
@@ -222,6 +222,12 @@ impl Session {
     ) -> Result<Pushed, NodeError> {
         let output = output.map(|id| self.inner.plan().output(id)).transpose()?;
         self.put(peer, Item { ticket: Some(Ticket::every(output, sink)), ..item })
+    }
+
+    /// Runs an item through the instance of `peer`; whatever leaves the graph goes to `sink`, on a worker, with the node and the port
+    /// it leaves by.
+    pub fn push_each(&self, peer: Option<&str>, item: Item, sink: EachSink) -> Result<Pushed, NodeError> {
+        self.put(peer, Item { ticket: Some(Ticket::each(sink)), ..item })
     }
 
     /// Has `hook` told of everything that leaves the graph by an output, given as `node` or `node.port`, of all peers.

@@ -21,6 +21,8 @@ type Callback = Box<dyn FnOnce(Outcome) + Send>;
 
 enum Inner {
     Once(Once),
+    /// Every item goes to the sink, with the node and the port that it leaves by.
+    Each(EachSink),
     /// Every item that leaves by this output (all outputs where `None`) goes to the sink.
     Every {
         output: Option<Output>,
@@ -29,6 +31,9 @@ enum Inner {
 }
 
 struct Once(Mutex<Option<Callback>>);
+
+/// Told the id of the node and the name of the port that an item left a graph by.
+pub type EachSink = Arc<dyn Fn(&str, &str, Item) + Send + Sync>;
 
 /// Where items leave a graph: a node, or one output port of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,12 +67,20 @@ impl Ticket {
         Ticket { inner: Arc::new(Inner::Every { output, sink }) }
     }
 
+    pub(crate) fn each(sink: EachSink) -> Ticket {
+        Ticket { inner: Arc::new(Inner::Each(sink)) }
+    }
+
     /// An item that left the graph at this output of the node of this id. False when nobody wanted it.
     pub(crate) fn deliver(&self, node: &str, port: &str, mut item: Item) -> bool {
         // The receiver is not part of the graph: the ticket ends here.
         let ticket = item.ticket.take();
         let wanted = match &*self.inner {
             Inner::Once(once) => once.resolve(Ok(Some(item))),
+            Inner::Each(sink) => {
+                sink(node, port, item);
+                true
+            }
             Inner::Every { output: only, sink } if only.as_ref().is_none_or(|only| only.is(node, port)) => {
                 sink(item);
                 true
@@ -109,7 +122,7 @@ impl std::fmt::Debug for Ticket {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match *self.inner {
             Inner::Once(_) => "Ticket(once)",
-            Inner::Every { .. } => "Ticket(every)",
+            Inner::Each(_) | Inner::Every { .. } => "Ticket(every)",
         })
     }
 }

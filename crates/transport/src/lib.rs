@@ -12,10 +12,14 @@ mod config;
 mod event;
 mod ice;
 mod ladder;
+mod lane;
 mod ledger;
+mod lines;
+mod mix_out;
 mod net;
 mod outputs;
 mod peer;
+mod routes;
 mod session;
 mod shared;
 mod stats;
@@ -41,7 +45,8 @@ pub use remotemedia_mesh::{
     ConnectError, Counters as MeshCounters, IceCandidate, PeerAnnouncement, PeerId, PeerState, Reason, Retry,
     Signal, Warning,
 };
-pub use session::{RouteConfig, RouteTo, SessionId, Track};
+pub use routes::{RouteConfig, RouteTo, Track};
+pub use session::SessionId;
 pub use stats::{InboundStats, OutboundStats, PeerStats, TransportCounters};
 pub use transport::{PeerInfo, Transport};
 

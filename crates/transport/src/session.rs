@@ -1,20 +1,18 @@
-//! Sessions, and the routes that carry media from peers through a graph and on to peers.
+//! Sessions, and how the media of peers get into their graphs.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
+use std::sync::{Arc, OnceLock, RwLock, Weak};
 
-use bytes::Bytes;
 use remotemedia_pipeline::{
-    Data, ErrorHook, ErrorReport, Item, Kind, NodeError, OutputHook, Plan, Session, SessionOptions,
-    SessionStats, WorkerPool,
+    EachSink, ErrorHook, ErrorReport, Item, Kind, NodeError, OutputHook, Plan, Session, SessionOptions,
+    SessionStats,
 };
 
 use crate::event::Event;
-use crate::outputs::SourceKey;
-use crate::peer::Peer;
-use crate::shared::{Command, Shared};
-use crate::{Message, PeerId, TransportError};
+use crate::routes::{Route, RouteConfig, Track};
+use crate::shared::Shared;
+use crate::{PeerId, TransportError};
 
 /// Sessions that may run side by side.
 const MAX_SESSIONS: usize = 64;
@@ -24,43 +22,6 @@ const MAX_ROUTES: usize = 256;
 /// Names a session of one transport.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SessionId(pub u64);
-
-/// What a route carries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Track {
-    /// Decoded audio.
-    Audio,
-    /// Decoded pictures.
-    Video,
-    /// Messages of the built-in channel.
-    Data,
-}
-
-/// Who gets what a route gives.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RouteTo {
-    /// The peer it came from.
-    Sender,
-    /// Every connected peer but the one it came from.
-    Others,
-    /// Every connected peer.
-    All,
-    /// These, where they are connected.
-    Peers(Vec<PeerId>),
-}
-
-/// One route: from peers, through the graph, to peers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RouteConfig {
-    /// Whose media; `None`: everybody's.
-    pub from: Option<Vec<PeerId>>,
-    /// Which of it.
-    pub track: Track,
-    /// The node whose output is sent.
-    pub through: String,
-    /// To whom.
-    pub to: RouteTo,
-}
 
 #[derive(Default)]
 pub(crate) struct Sessions {
@@ -75,23 +36,13 @@ struct State {
     routes: Vec<Arc<Route>>,
 }
 
-struct Route {
-    id: u64,
-    session_id: SessionId,
-    session: Arc<Session>,
-    config: RouteConfig,
-    sinks: Mutex<HashMap<PeerId, Sink>>,
-}
-
-type Sink = Arc<dyn Fn(Item) + Send + Sync>;
-
 impl Sessions {
     /// Tells it where it lives, once.
     pub(crate) fn attach(&self, shared: &Arc<Shared>) {
         let _ = self.shared.set(Arc::downgrade(shared));
     }
 
-    pub(crate) fn create(&self, plan: Arc<Plan>, pool: &WorkerPool) -> Result<SessionId, TransportError> {
+    pub(crate) fn create(&self, shared: &Arc<Shared>, plan: Arc<Plan>) -> Result<SessionId, TransportError> {
         let mut state = crate::write(&self.state);
         if state.sessions.len() >= MAX_SESSIONS {
             return Err(TransportError::Config {
@@ -100,15 +51,33 @@ impl Sessions {
             });
         }
         let id = SessionId(self.next_id());
-        let shared = self.shared.get().cloned().unwrap_or_default();
+        let weak = Arc::downgrade(shared);
+        let told = weak.clone();
         let on_error: ErrorHook = Arc::new(move |report: ErrorReport| {
-            if let Some(shared) = shared.upgrade() {
+            if let Some(shared) = told.upgrade() {
                 let error = TransportError::Node { message: report.error.to_string() };
                 shared.events.push(Event::Error { peer: report.peer, error });
             }
         });
-        let options = SessionOptions { on_error: Some(on_error), ..SessionOptions::default() };
-        let session = Session::new(plan, pool.clone(), options);
+        let on_output: OutputHook = Arc::new(move |instance: Option<&PeerId>, node: &str, item: Item| {
+            let Some(shared) = weak.upgrade() else { return };
+            let routes =
+                shared.sessions.matching(|route| route.session == id && route.sends_kind(node, item.kind()));
+            for route in routes {
+                route.send_made(&shared, instance, item.clone());
+            }
+        });
+        let options = SessionOptions {
+            audio_pool: Some(shared.audio_pool.clone()),
+            on_error: Some(on_error),
+            on_output: Some(on_output),
+            ..SessionOptions::default()
+        };
+        let session = Session::new(plan, shared.video_pool.clone(), options);
+        for peer in shared.peers.connected() {
+            // Beyond the limit it is refused when it sends something.
+            let _ = session.add_peer(&peer.id);
+        }
         state.sessions.insert(id, Arc::new(session));
         Ok(id)
     }
@@ -146,15 +115,18 @@ impl Sessions {
 
     pub(crate) fn reload(&self, id: SessionId, plan: Arc<Plan>) -> Result<(), TransportError> {
         // Held to the end, so that no route is added to what goes.
-        let state = crate::write(&self.state);
-        let session = state.sessions.get(&id).ok_or(TransportError::Closed)?;
-        for route in state.routes.iter().filter(|route| route.session_id == id) {
-            check_output(&plan, &route.config.through)?;
-        }
-        session.reload(plan).map_err(|error| match error {
+        let mut state = crate::write(&self.state);
+        let session = state.sessions.get(&id).ok_or(TransportError::Closed)?.clone();
+        let own = state.routes.iter().filter(|route| route.session == id);
+        let again = |route: &Arc<Route>| Route::new(route.id, id, route.config.clone(), &plan).map(Arc::new);
+        let renewed = own.map(again).collect::<Result<Vec<_>, _>>()?;
+        session.reload(plan.clone()).map_err(|error| match error {
             NodeError::Closed => TransportError::Closed,
             other => TransportError::Config { field: "reload", message: other.to_string() },
-        })
+        })?;
+        state.routes.retain(|route| route.session != id);
+        state.routes.extend(renewed);
+        Ok(())
     }
 
     pub(crate) fn tap(&self, id: SessionId, output: &str, hook: OutputHook) -> Result<u64, NodeError> {
@@ -172,7 +144,7 @@ impl Sessions {
         let (session, routes) = {
             let mut state = crate::write(&self.state);
             let session = state.sessions.remove(&id);
-            let (ended, kept) = state.routes.drain(..).partition::<Vec<_>, _>(|r| r.session_id == id);
+            let (ended, kept) = state.routes.drain(..).partition::<Vec<_>, _>(|r| r.session == id);
             state.routes = kept;
             (session, ended)
         };
@@ -189,32 +161,28 @@ impl Sessions {
         }
     }
 
-    pub(crate) fn add_route(
-        &self,
-        session_id: SessionId,
-        config: RouteConfig,
-    ) -> Result<u64, TransportError> {
+    pub(crate) fn add_route(&self, id: SessionId, config: RouteConfig) -> Result<u64, TransportError> {
         let mut state = crate::write(&self.state);
-        let session = state.sessions.get(&session_id).cloned().ok_or(TransportError::Closed)?;
-        check(&session, &config)?;
+        let plan = state.sessions.get(&id).ok_or(TransportError::Closed)?.plan();
+        let route = Route::new(self.next_id(), id, config, &plan)?;
         if state.routes.len() >= MAX_ROUTES {
             return Err(TransportError::Config {
                 field: "route",
                 message: format!("{MAX_ROUTES} routes are open"),
             });
         }
-        let id = self.next_id();
-        state.routes.push(Arc::new(Route { id, session_id, session, config, sinks: Mutex::default() }));
-        Ok(id)
+        let number = route.id;
+        state.routes.push(Arc::new(route));
+        Ok(number)
     }
 
     /// The route keeps its id, and so its encoders: receivers see one stream go on.
     pub(crate) fn update_route(&self, id: u64, config: RouteConfig) -> Result<(), TransportError> {
         let mut state = crate::write(&self.state);
-        let route = state.routes.iter_mut().find(|r| r.id == id).ok_or(TransportError::Closed)?;
-        check(&route.session, &config)?;
-        let (session_id, session) = (route.session_id, route.session.clone());
-        *route = Arc::new(Route { id, session_id, session, config, sinks: Mutex::default() });
+        let at = state.routes.iter().position(|r| r.id == id).ok_or(TransportError::Closed)?;
+        let session = state.routes[at].session;
+        let plan = state.sessions.get(&session).ok_or(TransportError::Closed)?.plan();
+        state.routes[at] = Arc::new(Route::new(id, session, config, &plan)?);
         Ok(())
     }
 
@@ -222,52 +190,57 @@ impl Sessions {
         crate::write(&self.state).routes.retain(|r| r.id != id);
     }
 
+    /// A peer is there: it hears what is made for everybody.
+    pub(crate) fn add_peer(&self, peer: &PeerId) {
+        for session in crate::read(&self.state).sessions.values() {
+            let _ = session.add_peer(peer);
+        }
+    }
+
     /// The peer is gone: its instances are drained and freed.
     pub(crate) fn remove_peer(&self, peer: &PeerId) {
-        let state = crate::read(&self.state);
-        for session in state.sessions.values() {
+        for session in crate::read(&self.state).sessions.values() {
             session.remove_peer(peer);
-        }
-        for route in &state.routes {
-            crate::lock(&route.sinks).remove(peer);
         }
     }
 
     /// Whether a route takes this peer's track.
     pub(crate) fn wants(&self, peer: &str, track: Track) -> bool {
-        crate::read(&self.state).routes.iter().any(|r| r.config.takes(peer, track))
+        crate::read(&self.state).routes.iter().any(|route| route.takes(peer, track))
     }
 
-    /// Sends an item down every route that takes it.
+    /// Gives an item to every session that has a route for it, once each; what comes of it goes to those that have one then.
     pub(crate) fn route(&self, peer: &PeerId, item: Item) {
         let track = match item.kind() {
             Kind::Audio => Track::Audio,
             Kind::Video => Track::Video,
             _ => Track::Data,
         };
-        let routes: Vec<_> =
-            crate::read(&self.state).routes.iter().filter(|r| r.config.takes(peer, track)).cloned().collect();
-        for route in routes {
-            let sink = self.sink(&route, peer);
+        let mut sessions: Vec<(SessionId, Arc<Session>)> = {
+            let state = crate::read(&self.state);
+            let takers = state.routes.iter().filter(|route| route.takes(peer, track));
+            takers.filter_map(|r| Some((r.session, state.sessions.get(&r.session)?.clone()))).collect()
+        };
+        sessions.sort_by_key(|(id, _)| id.0);
+        sessions.dedup_by_key(|(id, _)| *id);
+        for (id, session) in sessions {
+            let (shared, from) = (self.shared.get().cloned().unwrap_or_default(), peer.clone());
+            let sink: EachSink = Arc::new(move |node: &str, port: &str, item: Item| {
+                let Some(shared) = shared.upgrade() else { return };
+                let routes = shared.sessions.matching(|route| {
+                    route.session == id && route.takes(&from, track) && route.sends(node, port)
+                });
+                for route in routes {
+                    route.send_of(&shared, &from, item.clone());
+                }
+            });
             // What finds no room is dropped by the policy of its kind, and counted in the session's stats.
-            let _ = route.session.push(Some(peer), item.clone(), Some(&route.config.through), sink);
+            let _ = session.push_each(Some(peer), item.clone(), sink);
         }
     }
 
-    fn sink(&self, route: &Arc<Route>, peer: &PeerId) -> Sink {
-        let mut sinks = crate::lock(&route.sinks);
-        if let Some(sink) = sinks.get(peer) {
-            return sink.clone();
-        }
-        let (shared, id, to, from) =
-            (self.shared.get().cloned().unwrap_or_default(), route.id, route.config.to.clone(), peer.clone());
-        let sink: Sink = Arc::new(move |item| {
-            if let Some(shared) = shared.upgrade() {
-                send(&shared, id, &from, &to, item);
-            }
-        });
-        sinks.insert(peer.clone(), sink.clone());
-        sink
+    fn matching(&self, wanted: impl Fn(&Route) -> bool) -> Vec<Arc<Route>> {
+        crate::read(&self.state).routes.iter().filter(|route| wanted(route)).cloned().collect()
     }
 
     fn get(&self, id: SessionId) -> Option<Arc<Session>> {
@@ -276,67 +249,5 @@ impl Sessions {
 
     fn next_id(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed) + 1
-    }
-}
-
-impl RouteConfig {
-    fn takes(&self, peer: &str, track: Track) -> bool {
-        self.track == track && self.from.as_ref().is_none_or(|from| from.iter().any(|id| &**id == peer))
-    }
-}
-
-impl RouteTo {
-    fn peers(&self, shared: &Shared, from: &PeerId) -> Vec<Arc<Peer>> {
-        let mut peers = shared.peers.connected();
-        match self {
-            RouteTo::Sender => peers.retain(|p| p.id == *from),
-            RouteTo::Others => peers.retain(|p| p.id != *from),
-            RouteTo::All => {}
-            RouteTo::Peers(ids) => peers.retain(|p| ids.contains(&p.id)),
-        }
-        peers
-    }
-}
-
-fn check(session: &Session, config: &RouteConfig) -> Result<(), TransportError> {
-    check_output(&session.plan(), &config.through)
-}
-
-/// A route needs a node that exists; what does not would never send anything.
-fn check_output(plan: &Plan, through: &str) -> Result<(), TransportError> {
-    if plan.has_output(through) {
-        return Ok(());
-    }
-    let message = format!("'{through}' is no output node of the graph; those are: {}", plan.open_outputs());
-    Err(TransportError::Config { field: "through", message })
-}
-
-/// What left the graph goes to its receivers.
-fn send(shared: &Arc<Shared>, route: u64, from: &PeerId, to: &RouteTo, item: Item) {
-    let targets = to.peers(shared, from);
-    let key = SourceKey::Route(route, from.clone());
-    match item.data {
-        Data::Video(frame) => shared.outputs.send_video(shared, key, frame, targets),
-        Data::Audio(frame) => shared.outputs.send_audio(shared, key, frame, targets),
-        data => {
-            let Some(message) = message(data) else { return };
-            for peer in targets {
-                // A receiver that takes no more loses this one; the others don't wait for it.
-                if peer.enqueue(0, message.clone()).is_ok() {
-                    shared.commands.push(Command::Pump { peer: peer.id.clone(), channel: 0 });
-                } else {
-                    shared.counters.packets_refused.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-        }
-    }
-}
-
-fn message(data: Data) -> Option<Message> {
-    match data {
-        Data::Text(text) => Some(Message::Text(Bytes::copy_from_slice(text.as_bytes()))),
-        Data::Json(value) => serde_json::to_vec(&*value).ok().map(|bytes| Message::Json(bytes.into())),
-        Data::Binary(bytes) => Some(Message::Binary(bytes)),
-        _ => None,
     }
 }

@@ -16,7 +16,8 @@ use crate::event::{Event, EventQueue};
 use crate::net::Address;
 use crate::outputs::{Outputs, VideoSource};
 use crate::peer::{Peer, Peers};
-use crate::session::{Sessions, Track};
+use crate::routes::Track;
+use crate::session::Sessions;
 use crate::{Config, MeshCounters, PeerId, TransportCounters, TurnServer};
 
 /// Orders that wait for the net thread; it never blocks, so more than a few mean that the machine is overloaded.
@@ -46,6 +47,7 @@ pub(crate) struct Shared {
 #[derive(Default)]
 pub(crate) struct Counters {
     pub(crate) unknown_datagrams: AtomicU64,
+    pub(crate) pictures_in_conflict: AtomicU64,
     pub(crate) signals_refused: AtomicU64,
     pub(crate) packets_refused: AtomicU64,
     pub(crate) names_resolved: AtomicU64,
@@ -195,6 +197,7 @@ impl Shared {
             unknown_datagrams: get(&self.counters.unknown_datagrams),
             held_peers: self.peers.all().iter().filter(|peer| peer.is_held()).count() as u64,
             media_commands_dropped: self.commands.dropped(),
+            pictures_in_conflict: get(&self.counters.pictures_in_conflict),
             signals_refused: get(&self.counters.signals_refused),
             packets_refused: get(&self.counters.packets_refused),
             names_resolved: get(&self.counters.names_resolved),

@@ -92,6 +92,8 @@ pub struct TransportCounters {
     pub held_peers: u64,
     /// Encoded media dropped because the net thread was overloaded.
     pub media_commands_dropped: u64,
+    /// Pictures left out because their receiver, who has one track, was shown another stream.
+    pub pictures_in_conflict: u64,
     /// Invalid offers, answers and candidates.
     pub signals_refused: u64,
     /// Media or messages that the engine refused to send.

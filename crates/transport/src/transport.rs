@@ -13,7 +13,8 @@ use crate::event::{Event, EventQueue};
 use crate::net::{Net, WAKE};
 use crate::outputs::{Outputs, SourceKey};
 use crate::peer::{Hold, Peer, PeerStatus, Peers};
-use crate::session::{RouteConfig, SessionId, Sessions};
+use crate::routes::RouteConfig;
+use crate::session::{SessionId, Sessions};
 use crate::shared::{Command, Commands, Counters, Shared};
 use crate::{
     ChannelOptions, Config, Message, PeerAnnouncement, PeerId, PeerState, Signal, TransportCounters,
@@ -262,7 +263,7 @@ impl Transport {
             return Err(TransportError::NoCommonCodec { peer: peer.id.clone(), kind: "audio" });
         }
         let key = SourceKey::Unicast(peer.id.clone());
-        self.shared.outputs.send_audio(&self.shared, key, frame, vec![peer]);
+        self.shared.outputs.send_audio(&self.shared, key, "", frame, vec![peer]);
         Ok(())
     }
 
@@ -276,7 +277,7 @@ impl Transport {
     /// Encodes samples once and sends them to every connected peer but `exclude`. Returns who could not be sent them.
     pub fn broadcast_audio(&self, frame: AudioFrame, exclude: &[PeerId]) -> Vec<TransportError> {
         let (peers, errors) = self.audience(exclude, "audio", |p| p.audio());
-        self.shared.outputs.send_audio(&self.shared, SourceKey::broadcast(exclude), frame, peers);
+        self.shared.outputs.send_audio(&self.shared, SourceKey::broadcast(exclude), "", frame, peers);
         errors
     }
 
@@ -290,7 +291,7 @@ impl Transport {
     /// Starts a session that runs this plan, with an instance for each peer.
     pub fn create_session(&self, plan: Arc<Plan>) -> Result<SessionId, TransportError> {
         self.open()?;
-        self.shared.sessions.create(plan, &self.shared.video_pool)
+        self.shared.sessions.create(&self.shared, plan)
     }
 
     /// Runs one item through a session's graph.

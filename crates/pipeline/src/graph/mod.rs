@@ -211,6 +211,18 @@ impl Plan {
         self.output(name).is_ok()
     }
 
+    /// The outputs behind a name, given as `node` or `node.port`, that items leave the graph by: the ports and what they give. Empty
+    /// where there is none.
+    pub fn output_ports(&self, name: &str) -> Vec<(&str, Kind)> {
+        let Ok(output) = self.output(name) else { return Vec::new() };
+        let Some(node) = self.nodes.iter().find(|node| node.id == output.node) else { return Vec::new() };
+        let ports = node.body.outputs().iter().zip(&node.outs).filter(|(_, targets)| targets.is_empty());
+        ports
+            .filter(|(spec, _)| output.is(&node.id, &spec.name))
+            .map(|(spec, _)| (spec.name.as_str(), spec.kind))
+            .collect()
+    }
+
     /// The outputs that items leave the graph by, as a list to read.
     pub fn open_outputs(&self) -> String {
         let nodes = self.nodes.iter().flat_map(|node| {

@@ -17,7 +17,7 @@ use crate::audio_in::AudioIn;
 use crate::event::Event;
 use crate::outputs::VideoSource;
 use crate::peer::{Handed, Peer, Remains};
-use crate::session::Track;
+use crate::routes::Track;
 use crate::shared::Shared;
 use crate::stats::InboundCounters;
 use crate::times::MediaTimes;

@@ -27,7 +27,7 @@ use remotemedia_pipeline::{Data, Item};
 
 use crate::event::Event;
 use crate::peer::Hold;
-use crate::session::Track;
+use crate::routes::Track;
 use crate::shared::{Command, Every, Shared};
 use crate::{IceTransportPolicy, Message, PeerId, PeerStats, PeerStatus, TransportError};
 use demux::Demux;
@@ -442,6 +442,7 @@ impl Net {
                 let known = self.shared.peers.get_or_insert(&peer);
                 let mut status = known.set_state(state, reason);
                 if state == PeerState::Connected {
+                    self.shared.sessions.add_peer(&peer);
                     // Which way it goes is known by now; that is no change to tell of on its own.
                     self.publish_path(&peer);
                     status = known.status();
