@@ -10,9 +10,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use common::Room;
+use common::detour::detour;
 use remotemedia_media::{AudioFrame, FramePool, VideoFrame};
 use remotemedia_testkit::Random;
-use remotemedia_transport::{Config, Event, PeerId, PeerStats, Signal};
+use remotemedia_transport::{Config, Event, PeerId, PeerStats};
 
 /// What a member sends leaves through here, at a rate, after a queue.
 struct Uplink {
@@ -101,27 +102,6 @@ impl Paths {
         }));
     }
 
-    /// The signal of `from` for `to`, with its loopback candidate replaced by the door in front of it.
-    fn rewrite(&self, from: usize, to: usize, text: &str) -> String {
-        let (door, host) = &self.doors[&(to, from)];
-        let mut out = String::new();
-        for line in text.split_inclusive("\r\n") {
-            let Some(at) = line.find("candidate:") else {
-                out.push_str(line);
-                continue;
-            };
-            let mut fields: Vec<String> = line[at..].split_whitespace().map(str::to_owned).collect();
-            if fields.get(4).map(String::as_str) != Some("127.0.0.1") {
-                continue;
-            }
-            *host.lock().unwrap() = Some(format!("{}:{}", fields[4], fields[5]).parse().unwrap());
-            fields[5] = door.port().to_string();
-            let end = if line.ends_with("\r\n") { "\r\n" } else { "" };
-            out.push_str(&format!("{}{}{end}", &line[..at], fields.join(" ")));
-        }
-        out
-    }
-
     fn clamp(&self, member: usize, bits_per_second: u64) {
         self.uplinks[&member].bits_per_second.store(bits_per_second, Ordering::Relaxed);
     }
@@ -158,15 +138,9 @@ impl Call {
         let paths = Arc::new(Paths::new(receivers + 1));
         let mut room = Room::new();
         let through = paths.clone();
-        room.tamper = Some(Box::new(move |from, to, signal| match signal {
-            Signal::Offer(sdp) => Some(Signal::Offer(through.rewrite(from, to, &sdp))),
-            Signal::Answer(sdp) => Some(Signal::Answer(through.rewrite(from, to, &sdp))),
-            Signal::Candidate(mut candidate) => {
-                let end = candidate.candidate.is_empty();
-                candidate.candidate = through.rewrite(from, to, &candidate.candidate);
-                (end || !candidate.candidate.is_empty()).then_some(Signal::Candidate(candidate))
-            }
-            other => Some(other),
+        room.tamper = Some(Box::new(move |from, to, signal| {
+            let (door, host) = &through.doors[&(to, from)];
+            detour(signal, *door, host)
         }));
         for n in 0..=receivers {
             room.join(&format!("m{n}"), Config::default());

@@ -10,9 +10,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use common::Room;
+use common::detour::detour;
 use remotemedia_media::{FramePool, VideoCodec, VideoFrame};
 use remotemedia_testkit::Random;
-use remotemedia_transport::{Config, Event, PeerStats, Signal};
+use remotemedia_transport::{Config, Event, PeerStats};
 
 /// Payload types of retransmissions (RFC 4588), as our offers number them.
 const RTX: [u8; 3] = [97, 99, 107];
@@ -67,27 +68,6 @@ impl LossyPath {
         }
         path
     }
-
-    /// The signal of member `from`, with its loopback candidate replaced by our door to it and no other.
-    fn rewrite(&self, from: usize, text: &str) -> String {
-        let mut out = String::new();
-        for line in text.split_inclusive("\r\n") {
-            let Some(at) = line.find("candidate:") else {
-                out.push_str(line);
-                continue;
-            };
-            let mut fields: Vec<String> = line[at..].split_whitespace().map(str::to_owned).collect();
-            if fields.get(4).map(String::as_str) != Some("127.0.0.1") {
-                continue;
-            }
-            let host: SocketAddr = format!("{}:{}", fields[4], fields[5]).parse().unwrap();
-            *self.hosts[from].lock().unwrap() = Some(host);
-            fields[5] = self.doors[from].port().to_string();
-            let end = if line.ends_with("\r\n") { "\r\n" } else { "" };
-            out.push_str(&format!("{}{}{end}", &line[..at], fields.join(" ")));
-        }
-        out
-    }
 }
 
 impl Drop for LossyPath {
@@ -114,16 +94,8 @@ impl Call {
         let path = Arc::new(LossyPath::new());
         let mut room = Room::new();
         let through = path.clone();
-        room.tamper = Some(Box::new(move |from, _, signal| match signal {
-            Signal::Offer(sdp) => Some(Signal::Offer(through.rewrite(from, &sdp))),
-            Signal::Answer(sdp) => Some(Signal::Answer(through.rewrite(from, &sdp))),
-            Signal::Candidate(mut candidate) => {
-                let whole = candidate.candidate.is_empty();
-                candidate.candidate = through.rewrite(from, &candidate.candidate);
-                (whole || !candidate.candidate.is_empty()).then_some(Signal::Candidate(candidate))
-            }
-            other => Some(other),
-        }));
+        room.tamper =
+            Some(Box::new(move |from, _, signal| detour(signal, through.doors[from], &through.hosts[from])));
         let config = Config { video_codecs: vec![codec], ..Config::default() };
         room.join("a", config.clone());
         room.join("b", config);

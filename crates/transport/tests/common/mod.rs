@@ -2,6 +2,7 @@
 
 #![allow(dead_code, missing_docs)]
 
+pub mod detour;
 pub mod path;
 
 use std::collections::HashMap;

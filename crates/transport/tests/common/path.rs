@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use remotemedia_testkit::{Shape, Shaper};
 use remotemedia_transport::Signal;
 
+use super::detour::detour;
+
 /// What is told apart. Reports go with the rest.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Class {
@@ -79,37 +81,7 @@ impl ShapedPath {
     pub fn tamper(&self, from: usize, to: usize, signal: Signal) -> Option<Signal> {
         let at = |member| self.members.iter().position(|m| *m == member);
         let (Some(from), Some(_)) = (at(from), at(to)) else { return Some(signal) };
-        match signal {
-            Signal::Offer(sdp) => Some(Signal::Offer(self.rewrite(from, &sdp))),
-            Signal::Answer(sdp) => Some(Signal::Answer(self.rewrite(from, &sdp))),
-            Signal::Candidate(mut candidate) => {
-                let whole = candidate.candidate.is_empty();
-                candidate.candidate = self.rewrite(from, &candidate.candidate);
-                (whole || !candidate.candidate.is_empty()).then_some(Signal::Candidate(candidate))
-            }
-            other => Some(other),
-        }
-    }
-
-    /// Replaces the loopback candidate by our door to it, and drops all others.
-    fn rewrite(&self, from: usize, text: &str) -> String {
-        let mut out = String::new();
-        for line in text.split_inclusive("\r\n") {
-            let Some(at) = line.find("candidate:") else {
-                out.push_str(line);
-                continue;
-            };
-            let mut fields: Vec<String> = line[at..].split_whitespace().map(str::to_owned).collect();
-            if fields.get(4).map(String::as_str) != Some("127.0.0.1") {
-                continue;
-            }
-            let host: SocketAddr = format!("{}:{}", fields[4], fields[5]).parse().unwrap();
-            *self.hosts[from].lock().unwrap() = Some(host);
-            fields[5] = self.doors[from].port().to_string();
-            let end = if line.ends_with("\r\n") { "\r\n" } else { "" };
-            out.push_str(&format!("{}{}{end}", &line[..at], fields.join(" ")));
-        }
-        out
+        detour(signal, self.doors[from], &self.hosts[from])
     }
 }
 
