@@ -70,11 +70,16 @@ impl Mesh {
         healing.due = Some(healing.due.map_or(at, |due| due.min(at)));
     }
 
-    /// Signaling is back, so that what could not be said can be said now.
+    /// Signaling is back, so that what could not be said can be said now; a restart that isn't answered may never have been heard.
     pub(crate) fn restart_all_silent(&mut self) {
+        let now = self.now;
         let ids: Vec<PeerId> = self.peers.keys().cloned().collect();
         for id in ids {
             self.restart_silent(&id, Duration::ZERO);
+            let Some(link) = self.link_mut(&id) else { continue };
+            if link.healing.restarting && matches!(link.phase, Phase::HaveLocalOffer(_)) {
+                link.healing.due = Some(now);
+            }
         }
     }
 

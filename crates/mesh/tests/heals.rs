@@ -207,6 +207,20 @@ fn an_address_change_is_healed_before_the_silence_would_be_noticed() {
 }
 
 #[test]
+fn a_restart_that_went_into_a_dead_socket_is_said_again_as_soon_as_signaling_is_back() {
+    for seed in 0..20 {
+        let mut world = room(seed, Net::default());
+        world.net.lost_signals = u64::MAX;
+        world.change_address("bob", true);
+        world.run_for(2 * S);
+        world.net.lost_signals = 0;
+        world.blip("bob", 100 * MS, true);
+        world.run_for(300 * MS);
+        assert!(all_linked(&world) && world.made.is_empty(), "seed {seed}: {}", world.describe());
+    }
+}
+
+#[test]
 fn a_killed_peer_is_seen_at_once_and_gone_when_its_socket_and_its_link_are() {
     // Its `left` comes before, just after, or long after the silence is noticed.
     for noticed in [0, 4_500 * MS, 9 * S, 40 * S] {
