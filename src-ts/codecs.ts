@@ -6,6 +6,7 @@ import type {
   NativeAudioEncoder,
   NativeVideoDecoder,
   NativeVideoEncoder,
+  VideoEncoderChanges as NativeVideoEncoderChanges,
 } from './native/binding.cjs'
 import { native } from './native/load.js'
 import { check, unwrap } from './native/result.js'
@@ -126,7 +127,10 @@ export class AudioDecoder implements Disposable {
 
 export interface VideoEncoderOptions {
   codec: VideoCodec
-  /** Pixels, of the first frame: a frame of another size starts anew with a keyframe. */
+  /**
+   * Pixels, of the first frame. A frame of another size is a keyframe, except for VP9 one of at most the first size and at least half
+   * the largest since the last keyframe.
+   */
   width: number
   /** Pixels. */
   height: number
@@ -136,6 +140,26 @@ export interface VideoEncoderOptions {
   maxFps?: number
   /** Speed step, 0 (good) to 16 (fast). Default: adapts to how long encoding takes. */
   cpuUsed?: number
+  /**
+   * What the pictures show: with `motion` they rather get coarse, with `detail` and `text` rather rare; `text` also uses the
+   * codec's tools for screens. Default `motion`.
+   */
+  content?: 'motion' | 'detail' | 'text'
+  /**
+   * Temporal layers, 1 to 3; H264 has one. A picture needs none of a higher layer than its own: who passes the stream on may leave
+   * out the highest layers, each of which halves the frame rate. Default 1.
+   */
+  temporalLayers?: number
+}
+
+/** What of a `VideoEncoder` can change while it runs. The size follows the frames. */
+export interface VideoEncoderChanges {
+  /** bit/s, 10 000 to 100 000 000. */
+  bitrateBps?: number
+  /** Frames a second to expect, 1 to 240. */
+  maxFps?: number
+  /** Temporal layers, 1 to 3; H264 has one. */
+  temporalLayers?: number
 }
 
 export interface EncodedVideo {
@@ -146,6 +170,8 @@ export interface EncodedVideo {
   timestampUs: number
   width: number
   height: number
+  /** 0 for what others need. */
+  temporalLayer: number
 }
 
 /** Encodes pictures for real-time transmission, off the JavaScript thread and in the order of the calls. */
@@ -155,7 +181,9 @@ export class VideoEncoder implements Disposable {
 
   /** Throws `ERR_CONFIG` naming the field, `ERR_CODEC` when this build has no such codec. */
   constructor(options: VideoEncoderOptions) {
-    checkKnownKeys('options', options, ['codec', 'width', 'height', 'bitrateBps', 'maxFps', 'cpuUsed'])
+    checkKnownKeys('options', options, [
+      ...['codec', 'width', 'height', 'bitrateBps', 'maxFps', 'cpuUsed', 'content', 'temporalLayers'],
+    ])
     const cpuUsed =
       options.cpuUsed === undefined ? {} : { cpuUsed: integer('cpuUsed', options.cpuUsed, 0, 16) }
     this.#native = unwrap(
@@ -165,6 +193,8 @@ export class VideoEncoder implements Disposable {
         height: integer('height', options.height, 1, 8192),
         bitrateBps: integer('bitrateBps', options.bitrateBps ?? 1_500_000, 10_000, 100_000_000),
         maxFps: integer('maxFps', options.maxFps ?? 30, 1, 240),
+        content: oneOf('content', options.content ?? 'motion', ['motion', 'detail', 'text']),
+        temporalLayers: integer('temporalLayers', options.temporalLayers ?? 1, 1, 3),
         ...cpuUsed,
       }),
     )
@@ -185,9 +215,22 @@ export class VideoEncoder implements Disposable {
     return result
   }
 
-  /** From the next picture on, in bit/s. */
+  /** Changes the bitrate from the next picture on, in bit/s. */
   setBitrate(bitrateBps: number): void {
-    check(this.#native.setBitrate(integer('bitrateBps', bitrateBps, 10_000, 100_000_000)))
+    this.reconfigure({ bitrateBps })
+  }
+
+  /**
+   * Changes settings from the next picture on, without a keyframe. Throws `ERR_CONFIG` naming the field, and changes nothing then.
+   */
+  reconfigure(changes: VideoEncoderChanges): void {
+    checkKnownKeys('changes', changes, ['bitrateBps', 'maxFps', 'temporalLayers'])
+    const native: NativeVideoEncoderChanges = {}
+    const { bitrateBps, maxFps, temporalLayers } = changes
+    if (bitrateBps !== undefined) native.bitrateBps = integer('bitrateBps', bitrateBps, 10_000, 100_000_000)
+    if (maxFps !== undefined) native.maxFps = integer('maxFps', maxFps, 1, 240)
+    if (temporalLayers !== undefined) native.temporalLayers = integer('temporalLayers', temporalLayers, 1, 3)
+    check(this.#native.reconfigure(native))
   }
 
   /** Frees the codec; calls under way end with `ERR_CLOSED`. Idempotent. */

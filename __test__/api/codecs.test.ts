@@ -82,6 +82,44 @@ describe.each(['vp9', 'vp8', 'h264'] as const)('%s', (codec) => {
     expect(Math.min(...psnr)).toBeGreaterThan(28)
   })
 
+  test('settings change while it runs', async () => {
+    using encoder = new VideoEncoder({ codec, width: WIDTH, height: HEIGHT, content: 'detail' })
+    using decoder = new VideoDecoder({ codec })
+    const run = async (from: number, count: number) => {
+      let bytes = 0
+      for (let n = from; n < from + count; n++) {
+        using frame = picture(n)
+        const encoded = await encoder.encode(frame)
+        if (!encoded) continue
+        bytes += encoded.data.length
+        expect(encoded.keyframe).toBe(n === 0)
+        using decoded = await decoder.decode(encoded.data, encoded.timestampUs)
+        const [luma] = decoded!.planes
+        expect(judgeLimitedLuma(luma!.data, WIDTH, HEIGHT, luma!.stride)?.counter).toBe(n)
+      }
+      return bytes
+    }
+    await run(0, 30)
+    const before = await run(30, 30)
+    encoder.reconfigure({ bitrateBps: 150_000, maxFps: 30, temporalLayers: 1 })
+    await run(60, 30)
+    expect(await run(90, 30)).toBeLessThan(before * 0.6)
+    expect(() => encoder.reconfigure({ maxFps: 0 })).toThrow(/maxFps: 0/)
+    expect(() => encoder.reconfigure({ width: 10 } as never)).toThrow(/width/)
+    if (codec === 'h264') {
+      expect(() => encoder.reconfigure({ temporalLayers: 2 })).toThrow(/temporal_layers/)
+      return
+    }
+    encoder.reconfigure({ temporalLayers: 2 })
+    const layers: number[] = []
+    for (let n = 120; n < 128; n++) {
+      using frame = picture(n)
+      const encoded = await encoder.encode(frame)
+      if (encoded) layers.push(encoded.temporalLayer)
+    }
+    expect(layers.slice(0, 4)).toEqual([0, 1, 0, 1])
+  })
+
   test('damaged data is ERR_CODEC, and the next keyframe mends it', async () => {
     using encoder = new VideoEncoder({ codec, width: WIDTH, height: HEIGHT })
     using decoder = new VideoDecoder({ codec })

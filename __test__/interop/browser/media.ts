@@ -17,9 +17,18 @@ export class Sources {
     if (typeof audio === 'object') {
       const destination = this.#context.createMediaStreamDestination()
       const gain = new GainNode(this.#context, { gain: audio.amplitude ?? 0.5 })
-      const oscillator = new OscillatorNode(this.#context, { frequency: audio.toneHz })
-      oscillator.connect(gain).connect(destination)
-      oscillator.start()
+      const stereo = new ChannelMergerNode(this.#context, { numberOfInputs: 2 })
+      const tones = [audio.toneHz, ...(audio.rightHz === undefined ? [] : [audio.rightHz])]
+      for (const [channel, frequency] of tones.entries()) {
+        const oscillator = new OscillatorNode(this.#context, { frequency })
+        oscillator.start()
+        if (audio.silentAfterMs !== undefined)
+          oscillator.stop(this.#context.currentTime + audio.silentAfterMs / 1000)
+        if (audio.rightHz === undefined) oscillator.connect(gain)
+        else oscillator.connect(stereo, 0, channel)
+      }
+      if (audio.rightHz !== undefined) stereo.connect(gain)
+      gain.connect(destination)
       this.stream.addTrack(destination.stream.getAudioTracks()[0]!)
     }
     if (typeof video === 'object')

@@ -13,8 +13,11 @@ export interface PeerOptions {
   room?: string
   /** Offer to everyone in the announce result, as a newcomer does (the default), or wait for their offers. */
   offers?: boolean
-  /** Send a sine of this frequency (Hz) and level (peak amplitude 0 to 1, default 0.5), or the fake microphone. */
-  audio?: { toneHz: number; amplitude?: number } | 'microphone'
+  /**
+   * Send a sine of this frequency (Hz) and level (peak amplitude 0 to 1, default 0.5), or the fake microphone. With `rightHz` it is
+   * stereo, and with `silentAfterMs` it ends.
+   */
+  audio?: { toneHz: number; rightHz?: number; amplitude?: number; silentAfterMs?: number } | 'microphone'
   /** Send the moving pattern, or the fake camera. */
   video?: { width: number; height: number; fps?: number } | 'camera'
   /** Put first in our offers and answers, as 'VP9', 'VP8' or 'H264'. */

@@ -6,7 +6,7 @@ use napi::bindgen_prelude::{AsyncTask, Buffer, ClassInstance, Either, Env, Resul
 use napi_derive::napi;
 use remotemedia_media::{
     AudioFrame, AudioFramer, EncodedFrame, MediaError, OpusDecoder, OpusEncoder, OpusEncoderConfig,
-    VideoCodec, VideoDecoder, VideoEncoder, VideoEncoderConfig, VideoFrame,
+    VideoCodec, VideoContent, VideoDecoder, VideoEncoder, VideoEncoderConfig, VideoFrame,
 };
 
 use crate::error::NativeError;
@@ -67,6 +67,21 @@ pub struct VideoEncoderOptions {
     pub max_fps: u32,
     /// Speed step; absent: adapts.
     pub cpu_used: Option<i32>,
+    /// `motion`, `detail` or `text`.
+    pub content: String,
+    /// 1 to 3.
+    pub temporal_layers: u32,
+}
+
+/// What changes of a running encoder; absent: stays.
+#[napi(object, object_to_js = false)]
+pub struct VideoEncoderChanges {
+    /// bit/s.
+    pub bitrate_bps: Option<u32>,
+    /// Frames a second.
+    pub max_fps: Option<u32>,
+    /// 1 to 3.
+    pub temporal_layers: Option<u32>,
 }
 
 /// One encoded picture.
@@ -82,6 +97,8 @@ pub struct VideoPacket {
     pub width: u32,
     /// Pixels.
     pub height: u32,
+    /// 0 for what others need.
+    pub temporal_layer: u32,
 }
 
 type Shared<T> = Arc<Mutex<Option<T>>>;
@@ -227,10 +244,18 @@ impl JsVideoEncoder {
         let Ok(codec) = options.codec.parse::<VideoCodec>() else {
             return Either::B(NativeError::config(format_args!("codec '{}' is not known", options.codec)));
         };
+        let Some(content) = content(&options.content) else {
+            return Either::B(NativeError::config(format_args!(
+                "content '{}' is not known",
+                options.content
+            )));
+        };
         let config = VideoEncoderConfig {
             bitrate_bps: options.bitrate_bps,
             max_fps: options.max_fps,
             cpu_used: options.cpu_used,
+            content,
+            temporal_layers: layers(options.temporal_layers),
             ..VideoEncoderConfig::new(codec, options.width, options.height)
         };
         match VideoEncoder::new(config) {
@@ -245,12 +270,18 @@ impl JsVideoEncoder {
         AsyncTask::new(EncodeTask { encoder: self.0.clone(), frame: frame.share(), keyframe })
     }
 
-    /// Changes the bitrate from the next picture on.
+    /// Changes settings from the next picture on.
     #[napi(catch_unwind)]
-    pub fn set_bitrate(&self, bitrate_bps: u32) -> Option<NativeError> {
+    pub fn reconfigure(&self, changes: VideoEncoderChanges) -> Option<NativeError> {
         let mut guard = lock(&self.0);
         let Some(encoder) = guard.as_mut() else { return Some(NativeError::closed("encoder")) };
-        encoder.set_bitrate(bitrate_bps).err().map(|e| media_error(&e))
+        let VideoEncoderChanges { bitrate_bps, max_fps, temporal_layers } = changes;
+        // What the codec may refuse comes first; the others TypeScript has checked.
+        let result = temporal_layers
+            .map_or(Ok(()), |count| encoder.set_temporal_layers(layers(count)))
+            .and_then(|()| bitrate_bps.map_or(Ok(()), |bps| encoder.set_bitrate(bps)))
+            .and_then(|()| max_fps.map_or(Ok(()), |fps| encoder.set_framerate(fps)));
+        result.err().map(|e| media_error(&e))
     }
 
     /// Frees the codec.
@@ -310,6 +341,7 @@ impl Task for EncodeTask {
                 timestamp_us: e.timestamp_us,
                 width: e.width,
                 height: e.height,
+                temporal_layer: e.temporal_layer.into(),
             })),
             Err(error) => Either::B(error),
         })
@@ -344,6 +376,20 @@ fn guarded<T>(work: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+fn content(name: &str) -> Option<VideoContent> {
+    match name {
+        "motion" => Some(VideoContent::Motion),
+        "detail" => Some(VideoContent::Detail),
+        "text" => Some(VideoContent::Text),
+        _ => None,
+    }
+}
+
+/// One out of range stays so.
+fn layers(count: u32) -> u8 {
+    u8::try_from(count).unwrap_or(u8::MAX)
 }
 
 fn media_error(error: &MediaError) -> NativeError {

@@ -139,6 +139,7 @@ fn video(c: &mut Criterion) {
         timestamp_us: 0,
         width: 1280,
         height: 720,
+        temporal_layer: 0,
     };
     group.throughput(Throughput::Elements(1));
     group.bench_function("12 kB frame, sent and received", |b| {

@@ -191,8 +191,12 @@ pub struct PeerAudio {
     pub dtx: bool,
     /// Its largest bitrate in bits a second.
     pub max_average_bitrate: Option<u32>,
+    /// The highest rate that it plays, in samples a second.
+    pub max_playback_rate: Option<u32>,
     /// The frame length it asks for (`a=ptime`), in milliseconds.
     pub ptime_ms: Option<u32>,
+    /// The longest packet that it takes (`a=maxptime`, RFC 8866, section 6.4), in milliseconds.
+    pub max_ptime_ms: Option<u32>,
 }
 
 impl LinkState {

@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use remotemedia_link::{Link, LinkConfig, LinkError, LinkState, MessageKind};
+use remotemedia_link::{Link, LinkConfig, LinkError, LinkState, MessageKind, PeerAudio};
 use remotemedia_media::VideoCodec;
 use remotemedia_testkit::{Path, Random};
 use std::net::SocketAddr;
@@ -239,6 +239,49 @@ fn the_first_answer_is_passive() {
     let mut c = link(LinkConfig::default());
     let answer = c.accept_offer(Instant::now(), &passive).expect("an answer");
     assert!(answer.contains("a=setup:active"), "{answer}");
+}
+
+#[test]
+fn what_the_peer_wants_of_opus_is_read() {
+    let now = Instant::now();
+    let config = LinkConfig { stereo: true, dtx: true, frame_ms: 60, ..LinkConfig::default() };
+    let offer = link(config).create_offer(now, false).expect("an offer");
+    for line in [
+        "a=fmtp:111 minptime=10;useinbandfec=1;stereo=1;sprop-stereo=1;usedtx=1\r\n",
+        "a=ptime:60\r\n",
+        "a=maxptime:120\r\n",
+    ] {
+        assert!(offer.contains(line), "{line}: {offer}");
+    }
+    let read = |offer: &str| {
+        let mut b = link(LinkConfig::default());
+        b.accept_offer(now, offer).expect("an answer");
+        b.negotiated().peer_audio.clone()
+    };
+    let ours = PeerAudio {
+        stereo: true,
+        fec: true,
+        dtx: true,
+        ptime_ms: Some(60),
+        max_ptime_ms: Some(120),
+        ..PeerAudio::default()
+    };
+    assert_eq!(read(&offer), ours);
+    let phone = offer
+        .replace("minptime=10;useinbandfec=1;stereo=1;", "maxaveragebitrate=16000; maxplaybackrate=8000;")
+        .replace("a=maxptime:120", "a=maxptime:40");
+    let phone = read(&phone);
+    assert_eq!((phone.max_average_bitrate, phone.max_playback_rate), (Some(16_000), Some(8_000)));
+    assert_eq!((phone.max_ptime_ms, phone.stereo, phone.fec), (Some(40), false, false));
+    // What makes no sense says nothing.
+    let absurd = offer
+        .replace("minptime=10;", "maxaveragebitrate=-1;maxplaybackrate=99999999999;")
+        .replace("a=maxptime:120", "a=maxptime:x");
+    let absurd = read(&absurd);
+    assert_eq!(
+        (absurd.max_average_bitrate, absurd.max_playback_rate, absurd.max_ptime_ms),
+        (None, None, None)
+    );
 }
 
 #[test]

@@ -28,6 +28,8 @@ pub struct EncodedFrame {
     pub width: u32,
     /// Height in pixels.
     pub height: u32,
+    /// Its temporal layer: 0 for what others need, see [`VideoEncoderConfig::temporal_layers`](crate::VideoEncoderConfig).
+    pub temporal_layer: u8,
 }
 
 /// A name that is no video codec.

@@ -31,13 +31,7 @@ impl AudioFramer {
 
     /// As [`new`](Self::new), but at most `limit_ms` waits: one frame at least, ten seconds at most.
     pub fn with_limit(channels: u16, frame_ms: u32, limit_ms: u32) -> Result<AudioFramer, MediaError> {
-        if !(1..=120).contains(&frame_ms) {
-            return Err(MediaError::Config {
-                field: "frame_ms",
-                value: frame_ms.into(),
-                allowed: "1 to 120",
-            });
-        }
+        check_frame_ms(frame_ms)?;
         if !(frame_ms..=10_000).contains(&limit_ms) {
             return Err(MediaError::Config {
                 field: "limit_ms",
@@ -94,6 +88,15 @@ impl AudioFramer {
         Some(timestamp_us)
     }
 
+    /// Changes the length of a frame, 1 to 120; what waits is cut anew.
+    pub fn set_frame_ms(&mut self, frame_ms: u32) -> Result<(), MediaError> {
+        check_frame_ms(frame_ms)?;
+        let channels = usize::from(self.resampler.output_channels());
+        self.frame_samples = (frame_ms * OPUS_RATE / 1000) as usize * channels;
+        self.limit = self.limit.max(self.frame_samples);
+        Ok(())
+    }
+
     /// Samples, all channels together, of one frame that [`pop`](Self::pop) gives.
     pub fn frame_samples(&self) -> usize {
         self.frame_samples
@@ -109,4 +112,11 @@ impl AudioFramer {
     pub fn dropped_samples(&self) -> u64 {
         self.dropped
     }
+}
+
+fn check_frame_ms(frame_ms: u32) -> Result<(), MediaError> {
+    if (1..=120).contains(&frame_ms) {
+        return Ok(());
+    }
+    Err(MediaError::Config { field: "frame_ms", value: frame_ms.into(), allowed: "1 to 120" })
 }

@@ -21,7 +21,7 @@ use openh264_sys2::{
 
 use crate::bitstream::{NAL_SPS, NAL_SUBSET_SPS, h264_nals, h264_sps, nal_type};
 use crate::frame::{FramePool, Plane, VideoFrame, check_dimensions};
-use crate::{EncodedFrame, MediaError, VideoEncoderConfig};
+use crate::{EncodedFrame, MediaError, VideoContent, VideoEncoderConfig};
 
 pub(crate) struct H264Encoder {
     encoder: Encoder,
@@ -57,12 +57,20 @@ impl H264Encoder {
             6..=7 => Complexity::Medium,
             _ => Complexity::Low,
         };
+        let screen = config.content == VideoContent::Text;
         let settings = EncoderConfig::new()
             .bitrate(BitRate::from_bps(config.bitrate_bps))
             .max_frame_rate(FrameRate::from_hz(config.max_fps as f32))
             .rate_control_mode(RateControlMode::Bitrate)
             .skip_frames(true)
-            .usage_type(UsageType::CameraVideoRealTime)
+            .usage_type(if screen {
+                UsageType::ScreenContentRealTime
+            } else {
+                UsageType::CameraVideoRealTime
+            })
+            // openh264 has neither for screens, and says so on the standard error output when left to turn them off.
+            .adaptive_quantization(!screen)
+            .background_detection(!screen)
             .profile(Profile::Baseline)
             .complexity(complexity)
             // One slice a picture, so more threads would have nothing to do.
@@ -117,6 +125,7 @@ impl H264Encoder {
             timestamp_us: frame.timestamp_us(),
             width: source.width as u32,
             height: source.height as u32,
+            temporal_layer: 0,
         }))
     }
 

@@ -1,7 +1,9 @@
 //! Opus (RFC 6716) through libopus: 48 kHz, float samples, one packet at a time.
 
 use bytes::Bytes;
-use opusic_c::{Application, Bitrate, Channels, Decoder, Encoder, ErrorCode, InbandFec, SampleRate};
+use opusic_c::{
+    Application, Bandwidth, Bitrate, Channels, Decoder, Encoder, ErrorCode, InbandFec, SampleRate,
+};
 
 use crate::MediaError;
 
@@ -74,7 +76,7 @@ impl OpusEncoder {
     /// An encoder, or [`MediaError::Config`] with the field that is out of range.
     pub fn new(config: OpusEncoderConfig) -> Result<OpusEncoder, MediaError> {
         let channels = channel_count(config.channels)?;
-        check("frame_ms", config.frame_ms, matches!(config.frame_ms, 10 | 20 | 40 | 60), "10, 20, 40 or 60")?;
+        check_frame_ms(config.frame_ms)?;
         check_bitrate(config.bitrate_bps)?;
         check_complexity(config.complexity)?;
         check_loss(config.expected_loss_pct)?;
@@ -136,6 +138,32 @@ impl OpusEncoder {
         self.encoder.set_packet_loss(percent).map_err(codec_error("set the expected loss"))?;
         self.config.expected_loss_pct = percent;
         Ok(())
+    }
+
+    /// Changes the length of a packet, 10, 20, 40 or 60 milliseconds.
+    pub fn set_frame_ms(&mut self, frame_ms: u32) -> Result<(), MediaError> {
+        check_frame_ms(frame_ms)?;
+        self.config.frame_ms = frame_ms;
+        Ok(())
+    }
+
+    /// Has two channels coded as their mean, for receivers that prefer mono; what is encoded keeps its channels. Changing it
+    /// costs nothing.
+    pub fn set_mono(&mut self, mono: bool) -> Result<(), MediaError> {
+        let channels = mono.then_some(Channels::Mono);
+        self.encoder.set_force_channels(channels).map_err(codec_error("set the channels"))
+    }
+
+    /// Codes nothing that a receiver can't play: its rate is 8000 to 48000 samples a second (RFC 7587, `maxplaybackrate`).
+    pub fn set_max_playback_rate(&mut self, rate: u32) -> Result<(), MediaError> {
+        let bandwidth = match rate {
+            0..12_000 => Bandwidth::Narrow,
+            12_000..16_000 => Bandwidth::Medium,
+            16_000..24_000 => Bandwidth::Wide,
+            24_000..48_000 => Bandwidth::Superwide,
+            _ => Bandwidth::Full,
+        };
+        self.encoder.set_max_bandwidth(bandwidth).map_err(codec_error("set the bandwidth"))
     }
 
     /// Changes the complexity, 0 (fastest) to 10 (best).
@@ -297,6 +325,10 @@ fn channel_count(channels: u16) -> Result<Channels, MediaError> {
 
 fn check_bitrate(value: u32) -> Result<(), MediaError> {
     check("bitrate_bps", value, (6_000..=510_000).contains(&value), "6000 to 510000")
+}
+
+fn check_frame_ms(value: u32) -> Result<(), MediaError> {
+    check("frame_ms", value, matches!(value, 10 | 20 | 40 | 60), "10, 20, 40 or 60")
 }
 
 fn check_complexity(value: u8) -> Result<(), MediaError> {

@@ -16,7 +16,7 @@ pub enum VideoContent {
     Motion,
     /// Something with detail that matters: rather fewer pictures than blurred ones.
     Detail,
-    /// A screen with text: as `Detail`, with VP8's and VP9's tools for screens.
+    /// A screen with text: as `Detail`, with the codec's tools for screens.
     Text,
 }
 
@@ -40,12 +40,15 @@ pub struct VideoEncoderConfig {
     pub cpu_used: Option<i32>,
     /// What the pictures show.
     pub content: VideoContent,
+    /// Temporal layers, 1 to 3; H.264 has one. Each layer above the lowest may be left out by whoever passes the stream on,
+    /// which halves the frame rate: a picture needs none of a higher layer than its own.
+    pub temporal_layers: u8,
 }
 
 /// Encodes pictures for real-time transmission: one in, at most one out, no delay.
 ///
-/// Constant bitrate, one spatial and one temporal layer, no keyframes but the first and those asked for (H.264 adds some
-/// at scene changes).
+/// Constant bitrate, one spatial layer, no keyframes but the first, those asked for, and those that a new size needs (H.264
+/// adds some at scene changes). All settings but the codec and the speed can be changed while it runs.
 pub struct VideoEncoder {
     config: VideoEncoderConfig,
     backend: EncoderBackend,
@@ -87,6 +90,7 @@ impl VideoEncoderConfig {
             threads: None,
             cpu_used: None,
             content: VideoContent::Motion,
+            temporal_layers: 1,
         }
     }
 
@@ -131,6 +135,7 @@ impl VideoEncoder {
         if let Some(speed) = config.cpu_used {
             check("cpu_used", speed.into(), (0..=16).contains(&speed), "0 to 16")?;
         }
+        check_layers(config.codec, config.temporal_layers)?;
         let (speed, range) = config.speed();
         Ok(VideoEncoder {
             backend: EncoderBackend::new(&config, speed)?,
@@ -147,8 +152,8 @@ impl VideoEncoder {
 
     /// Encodes one picture; `None` when rate control left it out.
     ///
-    /// A picture of another size than the last reconfigures the encoder, which makes it a keyframe. Only the
-    /// differences of the timestamps matter, and they may repeat or go back. A keyframe that was asked for and fell to
+    /// A picture of another size than the last reconfigures the encoder. It is a keyframe then, but for VP9 where no side is
+    /// longer than it was at the start, nor below half of what it was since the last keyframe. Only the differences of the timestamps matter, and they may repeat or go back. A keyframe that was asked for and fell to
     /// rate control is made from the next picture.
     ///
     /// H.264 takes pictures of at least 16x16, and leaves out the last column or row of an odd size.
@@ -158,11 +163,7 @@ impl VideoEncoder {
         force_keyframe: bool,
     ) -> Result<Option<EncodedFrame>, MediaError> {
         if (frame.width(), frame.height()) != (self.config.width, self.config.height) {
-            let config = VideoEncoderConfig { width: frame.width(), height: frame.height(), ..self.config };
-            let (speed, range) = config.speed();
-            self.backend = EncoderBackend::new(&config, speed)?;
-            self.governor = (range.0 < range.1).then(|| SpeedGovernor::new(speed, range));
-            self.config = config;
+            self.resize(frame.width(), frame.height())?;
         }
         let (pts_us, duration_us) = self.clock.next(frame.timestamp_us());
         let started = Instant::now();
@@ -198,13 +199,40 @@ impl VideoEncoder {
     pub fn set_framerate(&mut self, max_fps: u32) -> Result<(), MediaError> {
         check_fps(max_fps)?;
         match &mut self.backend {
-            // libvpx goes by the presentation times.
-            EncoderBackend::Vpx(_) => {}
+            EncoderBackend::Vpx(vpx) => vpx.set_framerate(max_fps)?,
             #[cfg(feature = "h264")]
             EncoderBackend::H264(h264) => h264.set_framerate(max_fps)?,
         }
         self.clock.set_max_fps(max_fps);
         self.config.max_fps = max_fps;
+        Ok(())
+    }
+
+    /// Changes the number of temporal layers, 1 to 3, or 1 for H.264. Costs no keyframe.
+    pub fn set_temporal_layers(&mut self, layers: u8) -> Result<(), MediaError> {
+        check_layers(self.config.codec, layers)?;
+        match &mut self.backend {
+            EncoderBackend::Vpx(vpx) => vpx.set_layers(layers),
+            #[cfg(feature = "h264")]
+            EncoderBackend::H264(_) => {}
+        }
+        self.config.temporal_layers = layers;
+        Ok(())
+    }
+
+    fn resize(&mut self, width: u32, height: u32) -> Result<(), MediaError> {
+        let config = VideoEncoderConfig { width, height, ..self.config };
+        let goes_on = match &mut self.backend {
+            EncoderBackend::Vpx(vpx) => vpx.resize(width, height)?,
+            #[cfg(feature = "h264")]
+            EncoderBackend::H264(_) => false,
+        };
+        if !goes_on {
+            let (speed, range) = config.speed();
+            self.backend = EncoderBackend::new(&config, speed)?;
+            self.governor = (range.0 < range.1).then(|| SpeedGovernor::new(speed, range));
+        }
+        self.config = config;
         Ok(())
     }
 }
@@ -293,6 +321,13 @@ fn check_bitrate(value: u32) -> Result<(), MediaError> {
 
 fn check_fps(value: u32) -> Result<(), MediaError> {
     check("max_fps", value.into(), (1..=240).contains(&value), "1 to 240")
+}
+
+fn check_layers(codec: VideoCodec, layers: u8) -> Result<(), MediaError> {
+    if codec == VideoCodec::H264 {
+        return check("temporal_layers", layers.into(), layers == 1, "1 for H264");
+    }
+    check("temporal_layers", layers.into(), (1..=3).contains(&layers), "1 to 3")
 }
 
 fn check(field: &'static str, value: i64, ok: bool, allowed: &'static str) -> Result<(), MediaError> {

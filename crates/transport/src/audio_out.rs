@@ -37,7 +37,7 @@ impl AudioOut {
         };
         lane.push_from(&job.origin, &job.frame)?;
         let targets: Vec<_> = job.targets.into_iter().filter(|p| p.audio()).collect();
-        lane.expect_loss_of(&targets)?;
+        lane.suit(&targets)?;
         while let Some((packet, timestamp_us)) = lane.packet()? {
             if let (Some(packet), false) = (packet, targets.is_empty()) {
                 let (source, targets) = (self.source, targets.clone());

@@ -6,12 +6,13 @@ use bytes::Bytes;
 use remotemedia_media::{AudioFrame, AudioFramer, OPUS_RATE, OpusEncoder, OpusEncoderConfig, is_dtx_packet};
 
 use crate::AudioConfig;
+use crate::audio_form::Form;
 use crate::peer::Peer;
 
-/// Percent of loss that the encoder makes itself ready for at most: more would leave too little for the sound itself.
-const MAX_EXPECTED_LOSS: u8 = 30;
-
 pub(crate) struct Lane {
+    config: AudioConfig,
+    /// As of now; `None`: as configured.
+    form: Option<Form>,
     framer: AudioFramer,
     encoder: OpusEncoder,
     /// What a packet gives begins so much before the frame it was made of.
@@ -41,6 +42,8 @@ impl Lane {
         let lookahead = encoder.lookahead().map_err(|e| e.to_string())?;
         let lookahead_us = i64::from(lookahead) * 1_000_000 / i64::from(OPUS_RATE);
         Ok(Lane {
+            config: config.clone(),
+            form: None,
             framer,
             encoder,
             lookahead_us,
@@ -50,13 +53,18 @@ impl Lane {
         })
     }
 
-    /// Makes ready for what these lose. Copies for those that lose packets cost everybody's quality: only while somebody does.
-    pub(crate) fn expect_loss_of(&mut self, targets: &[Arc<Peer>]) -> Result<(), String> {
-        let loss = targets.iter().map(|peer| peer.audio_loss()).max().unwrap_or(0).min(MAX_EXPECTED_LOSS);
-        if loss == self.encoder.config().expected_loss_pct {
+    /// What is coded from here on is what all of these can take. While there are none it stays as it is.
+    pub(crate) fn suit(&mut self, targets: &[Arc<Peer>]) -> Result<(), String> {
+        if targets.is_empty() {
             return Ok(());
         }
-        self.encoder.set_expected_loss(loss).map_err(|e| e.to_string())
+        let receivers = targets.iter().map(|peer| (peer.wanted_audio(), peer.audio_loss()));
+        let form = Form::new(&self.config, receivers);
+        if self.form != Some(form) {
+            form.apply(&mut self.framer, &mut self.encoder).map_err(|e| e.to_string())?;
+            self.form = Some(form);
+        }
+        Ok(())
     }
 
     /// Takes samples in; [`Lane::packet`] gives what became whole.

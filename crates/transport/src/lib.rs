@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod audio_form;
 mod audio_in;
 mod audio_out;
 mod config;

@@ -157,7 +157,7 @@ fn desk(shared: &Arc<Shared>, peer: Arc<Peer>, source: u64) -> Mailbox<DeskJob> 
                 lane = Lane::new(&shared.config.audio).ok();
             }
             let lane = lane.as_mut()?;
-            lane.expect_loss_of(std::slice::from_ref(&peer)).ok()?;
+            lane.suit(std::slice::from_ref(&peer)).ok()?;
             lane.push(&mixed.common).ok()?;
             while let Ok(Some((packet, timestamp_us))) = lane.packet() {
                 if let (Some(packet), true) = (packet, peer.audio()) {

@@ -154,7 +154,7 @@ impl MixOut {
 
 /// Sends what is whole.
 fn send(shared: &Shared, source: u64, lane: &mut Lane, targets: &[Arc<Peer>]) -> Result<(), String> {
-    lane.expect_loss_of(targets)?;
+    lane.suit(targets)?;
     while let Some((packet, timestamp_us)) = lane.packet()? {
         let targets: Vec<_> = targets.iter().filter(|peer| peer.audio()).cloned().collect();
         if let (Some(packet), false) = (packet, targets.is_empty()) {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use remotemedia_link::{CandidateKind, RelayProtocol, SelectedPair};
+use remotemedia_link::{CandidateKind, PeerAudio, RelayProtocol, SelectedPair};
 use remotemedia_media::VideoCodec;
 
 use crate::ledger::Ledger;
@@ -25,6 +25,8 @@ pub(crate) struct Peer {
     status: Mutex<PeerStatus>,
     video_codec: AtomicU8,
     audio: AtomicBool,
+    /// How it wants its sound.
+    wanted_audio: Mutex<PeerAudio>,
     max_message_size: AtomicUsize,
     /// What the path carries of video, in bit/s; 0: not known.
     video_bps: AtomicU32,
@@ -122,6 +124,7 @@ impl Peer {
             }),
             video_codec: AtomicU8::new(0),
             audio: AtomicBool::new(false),
+            wanted_audio: Mutex::default(),
             max_message_size: AtomicUsize::new(0),
             video_bps: AtomicU32::new(0),
             held: AtomicU8::new(0),
@@ -198,6 +201,14 @@ impl Peer {
 
     pub(crate) fn audio(&self) -> bool {
         self.audio.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn wanted_audio(&self) -> PeerAudio {
+        crate::lock(&self.wanted_audio).clone()
+    }
+
+    pub(crate) fn set_wanted_audio(&self, wanted: &PeerAudio) {
+        crate::lock(&self.wanted_audio).clone_from(wanted);
     }
 
     pub(crate) fn set_negotiated(&self, audio: bool, video: Option<VideoCodec>, max_message_size: usize) {

@@ -96,7 +96,13 @@ impl Local<'_> {
         );
         match slot.state {
             SlotState::Audio => {
-                let _ = write!(out, "a={}\r\na=ptime:{}\r\n", self.audio.as_str(), self.config.frame_ms);
+                // Whatever Opus has (RFC 6716, section 2.1.4).
+                let _ = write!(
+                    out,
+                    "a={}\r\na=ptime:{}\r\na=maxptime:120\r\n",
+                    self.audio.as_str(),
+                    self.config.frame_ms
+                );
             }
             SlotState::Video => {
                 let _ = write!(out, "a={}\r\n", self.video.as_str());

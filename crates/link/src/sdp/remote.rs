@@ -458,7 +458,9 @@ fn peer_audio(section: &Section<'_>, media: &RemoteMedia) -> PeerAudio {
         fec: flag("useinbandfec"),
         dtx: flag("usedtx"),
         max_average_bitrate: parameter(fmtp, "maxaveragebitrate").and_then(|v| v.parse().ok()),
+        max_playback_rate: parameter(fmtp, "maxplaybackrate").and_then(|v| v.parse().ok()),
         ptime_ms: section.attr("ptime").and_then(|v| v.trim().parse().ok()),
+        max_ptime_ms: section.attr("maxptime").and_then(|v| v.trim().parse().ok()),
     }
 }
 

@@ -261,5 +261,12 @@ pub fn frame(
             data.splice(0..0, head.iter().copied());
         }
     }
-    EncodedFrame { data: data.into(), keyframe, timestamp_us: index as i64 * 33_333, width: 640, height: 360 }
+    EncodedFrame {
+        data: data.into(),
+        keyframe,
+        timestamp_us: index as i64 * 33_333,
+        width: 640,
+        height: 360,
+        temporal_layer: 0,
+    }
 }

@@ -6,11 +6,13 @@ use std::mem::MaybeUninit;
 use bytes::{Bytes, BytesMut};
 use vpx_sys::vp8e_enc_control_id::{self as control, *};
 use vpx_sys::{
-    VPX_DL_REALTIME, VPX_EFLAG_FORCE_KF, VPX_ENCODER_ABI_VERSION, VPX_ERROR_RESILIENT_DEFAULT,
-    VPX_FRAME_IS_KEY, vpx_codec_control_, vpx_codec_cx_pkt_kind, vpx_codec_enc_cfg_t,
-    vpx_codec_enc_config_default, vpx_codec_enc_config_set, vpx_codec_enc_init_ver, vpx_codec_encode,
-    vpx_codec_err_t, vpx_codec_get_cx_data, vpx_codec_vp8_cx, vpx_codec_vp9_cx, vpx_enc_pass, vpx_image_t,
-    vpx_img_fmt, vpx_img_wrap, vpx_kf_mode, vpx_rational, vpx_rc_mode,
+    VP8_EFLAG_FORCE_ARF, VP8_EFLAG_FORCE_GF, VP8_EFLAG_NO_REF_ARF, VP8_EFLAG_NO_REF_GF, VP8_EFLAG_NO_UPD_ARF,
+    VP8_EFLAG_NO_UPD_ENTROPY, VP8_EFLAG_NO_UPD_GF, VP8_EFLAG_NO_UPD_LAST, VPX_DL_REALTIME,
+    VPX_EFLAG_FORCE_KF, VPX_ENCODER_ABI_VERSION, VPX_ERROR_RESILIENT_DEFAULT, VPX_FRAME_IS_KEY,
+    vpx_codec_control_, vpx_codec_cx_pkt_kind, vpx_codec_enc_cfg_t, vpx_codec_enc_config_default,
+    vpx_codec_enc_config_set, vpx_codec_enc_init_ver, vpx_codec_encode, vpx_codec_err_t,
+    vpx_codec_get_cx_data, vpx_codec_vp8_cx, vpx_codec_vp9_cx, vpx_enc_pass, vpx_image_t, vpx_img_fmt,
+    vpx_img_wrap, vpx_kf_mode, vpx_rational, vpx_rc_mode,
 };
 
 use super::{Context, error_text};
@@ -23,6 +25,11 @@ pub(crate) struct VpxEncoder {
     settings: vpx_codec_enc_cfg_t,
     codec: VideoCodec,
     keyframe_owed: bool,
+    /// What libvpx has its buffers for, from the first picture on.
+    built: Option<(u32, u32)>,
+    /// The longest sides since the last keyframe.
+    longest: (u32, u32),
+    layers: LayerPattern,
 }
 
 // SAFETY: the settings hold two pointers to two-pass statistics, which are null in one-pass mode; see `Context` for the
@@ -58,8 +65,16 @@ impl VpxEncoder {
                 vpx_codec_enc_init_ver(raw, interface, &settings, 0, VPX_ENCODER_ABI_VERSION as c_int)
             })
         };
-        let mut encoder =
-            VpxEncoder { context: context.map_err(failed)?, settings, codec, keyframe_owed: false };
+        let size = (config.width, config.height);
+        let mut encoder = VpxEncoder {
+            context: context.map_err(failed)?,
+            settings,
+            codec,
+            keyframe_owed: false,
+            built: None,
+            longest: size,
+            layers: LayerPattern::new(config.temporal_layers),
+        };
         encoder.set_controls(config, speed)?;
         Ok(encoder)
     }
@@ -72,7 +87,8 @@ impl VpxEncoder {
         force_keyframe: bool,
     ) -> Result<Option<EncodedFrame>, MediaError> {
         self.keyframe_owed |= force_keyframe;
-        let flags = if self.keyframe_owed { VPX_EFLAG_FORCE_KF } else { 0 };
+        let (flags, temporal_layer) =
+            if self.keyframe_owed { (VPX_EFLAG_FORCE_KF, 0) } else { self.layers.next() };
         let image = self.image(frame)?;
         // SAFETY: the image describes `frame`'s planes, which outlive the call; libvpx only reads them, and copies them.
         let code = unsafe {
@@ -86,6 +102,7 @@ impl VpxEncoder {
             )
         };
         self.context.check(code).map_err(|reason| self.failed("encode", reason))?;
+        self.built.get_or_insert((frame.width(), frame.height()));
 
         let mut parts: Vec<Bytes> = Vec::new();
         let mut keyframe = false;
@@ -122,21 +139,53 @@ impl VpxEncoder {
         }
         if keyframe {
             self.keyframe_owed = false;
+            self.longest = (frame.width(), frame.height());
         }
+        self.layers.encoded(keyframe);
         Ok(Some(EncodedFrame {
             data,
             keyframe,
             timestamp_us: frame.timestamp_us(),
             width: frame.width(),
             height: frame.height(),
+            temporal_layer: if keyframe { 0 } else { temporal_layer },
         }))
     }
 
     pub fn set_bitrate(&mut self, bitrate_bps: u32) -> Result<(), MediaError> {
         self.settings.rc_target_bitrate = bitrate_bps.div_ceil(1000);
+        self.apply_settings("change the bitrate")
+    }
+
+    /// The rate itself libvpx takes from the presentation times.
+    pub fn set_framerate(&mut self, max_fps: u32) -> Result<(), MediaError> {
+        self.control(VP8E_SET_MAX_INTRA_BITRATE_PCT, max_intra_percent(max_fps))
+    }
+
+    pub fn set_layers(&mut self, layers: u8) {
+        self.layers.set(layers);
+    }
+
+    /// Pictures of another size follow. False if that takes a new encoder: VP8's only refer to pictures of their own size, and
+    /// libvpx's growing beyond what it was built for has had bugs (CVE-2023-44488).
+    pub fn resize(&mut self, width: u32, height: u32) -> Result<bool, MediaError> {
+        let Some((most_wide, most_high)) = self.built else { return Ok(false) };
+        if self.codec != VideoCodec::Vp9 || width > most_wide || height > most_high {
+            return Ok(false);
+        }
+        // A reference may be twice as long and wide as what refers to it (VP9 bitstream specification, 8.5.2.3).
+        let (longest_wide, longest_high) = self.longest;
+        self.keyframe_owed |= 2 * width < longest_wide || 2 * height < longest_high;
+        self.longest = (longest_wide.max(width), longest_high.max(height));
+        (self.settings.g_w, self.settings.g_h) = (width, height);
+        self.apply_settings("change the size")?;
+        Ok(true)
+    }
+
+    fn apply_settings(&mut self, operation: &'static str) -> Result<(), MediaError> {
         // SAFETY: an initialised encoder; the settings are copied.
         let code = unsafe { vpx_codec_enc_config_set(self.context.as_mut(), &self.settings) };
-        self.context.check(code).map_err(|reason| self.failed("change the bitrate", reason))
+        self.context.check(code).map_err(|reason| self.failed(operation, reason))
     }
 
     pub fn set_speed(&mut self, speed: i32) -> Result<(), MediaError> {
@@ -202,6 +251,63 @@ impl VpxEncoder {
 
     fn failed(&self, operation: &'static str, reason: String) -> MediaError {
         MediaError::Codec { codec: self.codec.name(), operation, reason }
+    }
+}
+
+/// Which pictures refer to which, so that those of higher layers can be left out.
+///
+/// The last-frame buffer holds the newest picture of layer 0. Of three layers, the golden-frame buffer holds the newest of
+/// layer 1. A picture of the highest layer is held by none.
+struct LayerPattern {
+    layers: u8,
+    /// Pictures since the pattern began.
+    at: usize,
+    /// The buffers may hold pictures of higher layers, which whatever comes next must not refer to.
+    unclean: bool,
+}
+
+const ONLY_LAST: u32 = VP8_EFLAG_NO_REF_GF | VP8_EFLAG_NO_REF_ARF;
+const KEEP_OTHERS: u32 = VP8_EFLAG_NO_UPD_GF | VP8_EFLAG_NO_UPD_ARF;
+const BASE: (u32, u8) = (ONLY_LAST | KEEP_OTHERS, 0);
+/// It leaves no trace.
+const DISPOSABLE: u32 = VP8_EFLAG_NO_UPD_LAST | KEEP_OTHERS | VP8_EFLAG_NO_UPD_ENTROPY;
+const TWO_LAYERS: [(u32, u8); 2] = [BASE, (ONLY_LAST | DISPOSABLE, 1)];
+const THREE_LAYERS: [(u32, u8); 4] = [
+    BASE,
+    (ONLY_LAST | DISPOSABLE, 2),
+    (ONLY_LAST | VP8_EFLAG_NO_UPD_LAST | VP8_EFLAG_NO_UPD_ARF | VP8_EFLAG_NO_UPD_ENTROPY, 1),
+    (VP8_EFLAG_NO_REF_ARF | DISPOSABLE, 2),
+];
+
+impl LayerPattern {
+    fn new(layers: u8) -> LayerPattern {
+        LayerPattern { layers, at: 0, unclean: false }
+    }
+
+    fn set(&mut self, layers: u8) {
+        if layers != self.layers {
+            self.unclean |= self.layers > 1;
+            (self.layers, self.at) = (layers, 0);
+        }
+    }
+
+    /// Flags and layer of the next picture.
+    fn next(&self) -> (u32, u8) {
+        match self.layers {
+            // The first one after layers takes every buffer over.
+            1 if self.unclean => (ONLY_LAST | VP8_EFLAG_FORCE_GF | VP8_EFLAG_FORCE_ARF, 0),
+            1 => (0, 0),
+            2 => TWO_LAYERS[self.at % 2],
+            _ => THREE_LAYERS[self.at % 4],
+        }
+    }
+
+    /// One was made; what rate control leaves out doesn't count.
+    fn encoded(&mut self, keyframe: bool) {
+        if keyframe || self.layers == 1 {
+            self.unclean = false;
+        }
+        self.at = if keyframe { 1 } else { self.at + 1 };
     }
 }
 

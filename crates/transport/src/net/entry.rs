@@ -134,6 +134,7 @@ impl Entry {
     /// Tells other threads what this peer takes.
     pub(crate) fn publish_negotiated(&self) {
         let negotiated = self.link.negotiated();
+        self.peer.set_wanted_audio(&negotiated.peer_audio);
         self.peer.set_negotiated(negotiated.audio, negotiated.video, negotiated.max_message_size);
     }
 
