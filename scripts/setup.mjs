@@ -12,12 +12,15 @@ import { duration, main, Problem, ROOT, run, say } from './lib/process.mjs'
 import { contentHash } from './lib/stamps.mjs'
 import { ensureSystem, writeCargoConfig } from './lib/system.mjs'
 
-/** `browser`: also Chromium, for tests and the headless demo. `networks`: also what tests make networks of. */
-export async function setup({ browser = false, networks = false } = {}) {
+/**
+ * `browser`: also Chromium, for tests and the headless demo. `files`: also what tests look into recordings with. `networks`: also what
+ * tests make networks of.
+ */
+export async function setup({ browser = false, files = false, networks = false } = {}) {
   checkNode()
   const started = Date.now()
   const build = !addonIsCurrent()
-  await ensureSystem({ build, browser, networks })
+  await ensureSystem({ build, browser, files, networks })
   if (process.platform !== 'win32') writeCargoConfig()
   const installed = await installPackages()
   if (build) await buildAddon()

@@ -43,7 +43,8 @@ await main(async () => {
   }
 
   const ready = await step('setup', async () => {
-    await setup({ browser: parts.includes('js') || parts.includes('net'), networks: parts.includes('net') })
+    const [js, net] = ['js', 'net'].map((part) => parts.includes(part))
+    await setup({ browser: js || net, files: js, networks: net })
     return { ok: true }
   })
   if (ready) for (const part of parts) await step(part, () => PARTS[part](rest))

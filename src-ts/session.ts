@@ -10,7 +10,10 @@ export type { Received, ReceiveOptions }
 
 /** Something that left a session's graph. */
 export interface SessionOutput {
-  /** In whose instance; undefined in the one that belongs to no peer. */
+  /**
+   * In whose instance, or for whom alone a node made it that peers share (`AudioMixer`). Undefined in the instance that belongs to
+   * no peer, and for what such a node makes for more than one.
+   */
   peerId: string | undefined
   data: TransportData
 }

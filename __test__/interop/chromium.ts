@@ -9,6 +9,7 @@ import { transform } from '@swc/core'
 import { type BrowserContext, chromium, type Page } from 'playwright-core'
 import type { Peer } from './browser/peer.js'
 import type {
+  FlashAndBeepReading,
   PeerOptions,
   PictureReading,
   StatsSummary,
@@ -51,6 +52,8 @@ export interface BrowserPeer {
   tone(remoteId: string, settleMs?: number, timeoutMs?: number): Promise<ToneReading>
   /** The next `count` pictures of the moving pattern (`browser/pattern.ts`), each with its PSNR. */
   pictures(remoteId: string, count: number, timeoutMs?: number): Promise<PictureReading[]>
+  /** Looks and listens for `ms`: when flashes were shown and beeps heard. */
+  flashesAndBeeps(remoteId: string, ms: number): Promise<FlashAndBeepReading>
   stats(remoteId: string): Promise<StatsSummary>
   /** Looks at the stats every 50 ms until `holds`. */
   statsWhen(
@@ -217,6 +220,8 @@ function wrap(page: Page, id: string): BrowserPeer {
       page.evaluate(([r, s, t]) => window.peer.tone(r, s, t), [remote, settleMs, ms] as const),
     pictures: (remote, count, ms = DEFAULT_TIMEOUT_MS) =>
       page.evaluate(([r, c, t]) => window.peer.pictures(r, c, t), [remote, count, ms] as const),
+    flashesAndBeeps: (remote, ms) =>
+      page.evaluate(([r, t]) => window.peer.flashesAndBeeps(r, t), [remote, ms] as const),
     stats,
     statsWhen: async (remote, holds, ms = DEFAULT_TIMEOUT_MS) => {
       const deadline = performance.now() + ms
@@ -286,7 +291,7 @@ async function serveScripts(): Promise<{ origin: string; close(): Promise<void> 
 }
 
 async function serve(path: string): Promise<{ type: string; body: string | null }> {
-  const script = /^\/(peer|media|pattern)\.js$/.exec(path)?.[1]
+  const script = /^\/(peer|media|pattern|flash-and-beep)\.js$/.exec(path)?.[1]
   if (script) {
     const body = await plainScript(join(__dirname, 'browser', `${script}.ts`))
     return { type: 'text/javascript; charset=utf-8', body }

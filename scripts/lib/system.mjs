@@ -33,6 +33,15 @@ const BROWSER = [
   ...['nft', 'ip'].map((name) => administration(name, 'tests that lose datagrams')),
 ]
 
+const FILES = [
+  {
+    what: 'ffmpeg and ffprobe (tests that look into recordings)',
+    apt: 'ffmpeg',
+    brew: 'ffmpeg',
+    there: () => which('ffmpeg') && which('ffprobe'),
+  },
+]
+
 /** For the tests in networks. Only root can make them, so nobody else needs these. */
 const NETWORKS = ['ip', 'ss', 'tc', 'nft', 'conntrack', 'setpriv', 'openssl', 'turnserver'].map((name) =>
   administration(name, 'tests in networks'),
@@ -73,9 +82,14 @@ function vpx() {
 }
 
 /** Installs what is missing of these needs, or says how to. */
-export async function ensureSystem({ build, browser, networks }) {
+export async function ensureSystem({ build, browser, files, networks }) {
   const root = process.platform === 'linux' && process.getuid() === 0
-  const needs = [...(build ? BUILD : []), ...(browser ? BROWSER : []), ...(networks && root ? NETWORKS : [])]
+  const needs = [
+    ...(build ? BUILD : []),
+    ...(browser ? BROWSER : []),
+    ...(files ? FILES : []),
+    ...(networks && root ? NETWORKS : []),
+  ]
   const missing = needs.filter((need) => !need.there())
   if (missing.length > 0) await install(missing)
   const still = missing.filter((need) => !need.there())

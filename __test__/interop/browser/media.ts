@@ -1,6 +1,14 @@
 /** What a peer in a page sends, and the instruments that measure what it receives. */
+import { flashAndBeepSource, readFlashesAndBeeps } from './flash-and-beep.js'
 import { judgeLuma, patternLuma } from './pattern.js'
-import type { PeerOptions, PictureReading, RtpSummary, StatsSummary, ToneReading } from './protocol.js'
+import type {
+  FlashAndBeepReading,
+  PeerOptions,
+  PictureReading,
+  RtpSummary,
+  StatsSummary,
+  ToneReading,
+} from './protocol.js'
 
 /** What a peer sends, and its ear. */
 export class Sources {
@@ -8,7 +16,12 @@ export class Sources {
   #audio: AudioContext | null = null
   readonly #stops: (() => void)[] = []
 
-  async open({ audio, video }: PeerOptions): Promise<void> {
+  async open({ audio, video, flashAndBeep }: PeerOptions): Promise<void> {
+    if (flashAndBeep) {
+      const { tracks, stop } = flashAndBeepSource(this.#context)
+      for (const track of tracks) this.stream.addTrack(track)
+      this.#stops.push(stop)
+    }
     if (audio === 'microphone' || video === 'camera') {
       const constraints = { audio: audio === 'microphone', video: video === 'camera' }
       for (const track of (await navigator.mediaDevices.getUserMedia(constraints)).getTracks())
@@ -78,6 +91,15 @@ export class Sources {
     }
     source.disconnect()
     return readings.sort((a, b) => a.levelDbfs - b.levelDbfs)[2]!
+  }
+
+  async flashesAndBeeps(
+    video: MediaStreamTrack,
+    audio: MediaStreamTrack,
+    ms: number,
+  ): Promise<FlashAndBeepReading> {
+    playing(audio)
+    return readFlashesAndBeeps(video, audio, ms)
   }
 
   /** A received voice as a track of our own: Chromium doesn't send a remote audio track on. */

@@ -1,6 +1,13 @@
 /** A small WebRTC peer that lives in a page: joins a room by signaling, calls others, and measures what they send. */
 import { readPictures, Sources, summarize, until } from './media.js'
-import type { PeerOptions, PictureReading, StatsSummary, ToneReading, WireMessage } from './protocol.js'
+import type {
+  FlashAndBeepReading,
+  PeerOptions,
+  PictureReading,
+  StatsSummary,
+  ToneReading,
+  WireMessage,
+} from './protocol.js'
 
 const RECORD_SEPARATOR = '\u001e'
 
@@ -125,6 +132,12 @@ export class Peer {
   async pictures(remoteId: string, count: number, timeoutMs: number): Promise<PictureReading[]> {
     const track = await this.#remoteTrack(remoteId, 'video', timeoutMs)
     return readPictures(track, count, timeoutMs)
+  }
+
+  async flashesAndBeeps(remoteId: string, ms: number): Promise<FlashAndBeepReading> {
+    const video = await this.#remoteTrack(remoteId, 'video', ms)
+    const audio = await this.#remoteTrack(remoteId, 'audio', ms)
+    return this.#sources.flashesAndBeeps(video, audio, ms)
   }
 
   async stats(remoteId: string): Promise<StatsSummary> {

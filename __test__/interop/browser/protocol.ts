@@ -20,6 +20,8 @@ export interface PeerOptions {
   audio?: { toneHz: number; rightHz?: number; amplitude?: number; silentAfterMs?: number } | 'microphone'
   /** Send the moving pattern, or the fake camera. */
   video?: { width: number; height: number; fps?: number } | 'camera'
+  /** Send flashes and beeps instead, both together. */
+  flashAndBeep?: boolean
   /** Put first in our offers and answers, as 'VP9', 'VP8' or 'H264'. */
   videoCodec?: string
   /** Take every other video codec out as well: for a peer without a common codec. */
@@ -41,6 +43,12 @@ export interface ToneReading {
   frequencyHz: number
   /** Root mean square, dB relative to full scale: a sine of amplitude 1 is −3.01. */
   levelDbfs: number
+}
+
+/** When flashes and beeps began, in seconds of the page's clock: as they are shown and heard. */
+export interface FlashAndBeepReading {
+  flashes: number[]
+  beeps: number[]
 }
 
 /** One received frame of the pattern. */

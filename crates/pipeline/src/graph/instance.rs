@@ -11,7 +11,7 @@ use super::away::Foreign;
 use super::foreign::{Answer, Answerer};
 use super::queue::{Arrival, Gate};
 use super::{Body, Place, Plan, PlanNode};
-use crate::data::Item;
+use crate::data::{Audience, Item};
 use crate::error::NodeError;
 use crate::exec::panic_message;
 use crate::manifest::OnError;
@@ -527,8 +527,12 @@ impl Outlets {
         let hooks: Vec<OutputHook> =
             taps.iter().filter(|tap| tap.output.is(node, port)).map(|tap| tap.hook.clone()).collect();
         drop(taps);
+        let whose = match &item.audience {
+            Some(Audience::One(one)) => peer.or(Some(one)),
+            _ => peer,
+        };
         for hook in hooks {
-            hook(peer, node, Item { ticket: None, ..item.clone() });
+            hook(whose, node, Item { ticket: None, ..item.clone() });
         }
         match (item.ticket.clone(), &self.rest) {
             (Some(ticket), _) => drop(ticket.deliver(node, port, item)),
