@@ -188,9 +188,10 @@ impl OpusDecoder {
         self.channels as u16
     }
 
-    /// Decodes one packet into `out` (what was in it goes) and returns the samples a channel.
+    /// Decodes one packet into `out` (what was in it goes, also on an error) and returns the samples a channel.
     pub fn decode(&mut self, packet: &[u8], out: &mut Vec<f32>) -> Result<usize, MediaError> {
         if packet.is_empty() {
+            out.clear();
             return Err(corrupt("an empty packet"));
         }
         self.run(packet, MAX_OPUS_FRAME, false, out)
@@ -215,6 +216,7 @@ impl OpusDecoder {
     ) -> Result<usize, MediaError> {
         check_step(frame_samples)?;
         if packet.is_empty() {
+            out.clear();
             return Err(corrupt("an empty packet"));
         }
         self.run(packet, frame_samples, true, out)
