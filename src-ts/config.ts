@@ -89,8 +89,15 @@ export interface WebRtcConfig {
    * Needs `turnServers`. Default `all`.
    */
   iceTransportPolicy?: IceTransportPolicy
-  /** 1 to 128 of `A-Z a-z 0-9 . _ ~ : @ + = / -`, unique in the room. Generated when absent. */
+  /** 1 to 128 of `A-Z a-z 0-9 . _ ~ : @ + = / -`, unique in the room. Generated when absent; see `hosted`. */
   peerId?: string
+  /**
+   * Be the one that others call, as clients of the existing RemoteMedia ecosystem do: an offer to this peer, sent as a JSON-RPC
+   * request, has its answer in the result of that request. `peerId` is then `remotemedia-server` unless given, and
+   * `autoConnect` false. Offers of everyone else are answered as ever. Needs a `SignalingServer` of this package; with another one it is
+   * an `error` event (`ERR_SIGNALING`). Default false.
+   */
+  hosted?: boolean
   /** Peers of one room see each other. Same characters as `peerId`. Default `default`. */
   room?: string
   /** Credential for the signaling server. */
@@ -110,7 +117,7 @@ export interface WebRtcConfig {
   enableDataChannel?: boolean
   /** Default `reliable`. */
   dataChannelMode?: DataChannelMode
-  /** Connect to everyone announced in the room; else only `connectPeer` offers. Default true. */
+  /** Connect to everyone announced in the room; else only `connectPeer` offers. Default true, false if `hosted`. */
   autoConnect?: boolean
   /** Only these peers are connected to, here and at the server; at most 256 ids. Default: everyone. */
   allowPeers?: string[]
@@ -129,6 +136,7 @@ export interface ResolvedConfig {
   resumeToken: string | undefined
   signalingUrl: string | undefined
   signalingServer: WebRtcConfig['signalingServer']
+  hosted: boolean
   capabilities: string[]
   lists: { allowPeers?: string[]; denyPeers?: string[] }
   reconnect: ReconnectConfig
@@ -141,6 +149,7 @@ const KEYS: readonly (keyof WebRtcConfig)[] = [
     'signalingUrl',
     'signalingServer',
     'peerId',
+    'hosted',
     'room',
     'token',
     'resumeToken',
@@ -159,6 +168,9 @@ const KEYS: readonly (keyof WebRtcConfig)[] = [
   ...(['reconnect', 'audio', 'video'] as const),
 ]
 
+/** The id that clients of the existing ecosystem call. */
+const HOSTED_PEER_ID = 'remotemedia-server'
+
 /** Options of the contract whose work is still to come. */
 const NOT_YET: Record<string, string> = {
   identity: 'signed identities are not built yet',
@@ -170,7 +182,8 @@ export function resolveConfig(config: WebRtcConfig): ResolvedConfig {
   refuseNotYet(config)
   checkKnownKeys('config', config, KEYS)
   const { signalingUrl, signalingServer, room = 'default', token, resumeToken } = config
-  const peerId = config.peerId ?? `peer-${randomBytes(8).toString('hex')}`
+  const hosted = bool('hosted', config.hosted, false)
+  const peerId = config.peerId ?? (hosted ? HOSTED_PEER_ID : `peer-${randomBytes(8).toString('hex')}`)
   if (!isName(peerId)) throw configError('peerId', peerId, NAME_RULE)
   if (!isName(room)) throw configError('room', room, NAME_RULE)
   if (token !== undefined && typeof token !== 'string')
@@ -222,6 +235,7 @@ export function resolveConfig(config: WebRtcConfig): ResolvedConfig {
     resumeToken,
     signalingUrl,
     signalingServer,
+    hosted,
     capabilities: ['audio', 'video', ...(data ? ['data'] : [])],
     lists,
     reconnect,
@@ -231,7 +245,7 @@ export function resolveConfig(config: WebRtcConfig): ResolvedConfig {
       ...ice,
       graceMs: integer('reconnect.graceMs', reconnect.graceMs ?? 150_000, 1000, 3_600_000),
       maxPeers: integer('maxPeers', config.maxPeers ?? 10, 1, 256),
-      autoConnect: bool('autoConnect', config.autoConnect, true),
+      autoConnect: bool('autoConnect', config.autoConnect, !hosted),
       ...(data ? { dataMode: mode } : {}),
       videoCodecs: [preferred, ...(['vp9', 'vp8', 'h264'] as const).filter((c) => c !== preferred)],
       ...lists,

@@ -26,7 +26,13 @@ export * from './frame.js'
 export type { IceTransportPolicy, TurnServer, TurnServersFunction } from './ice.js'
 export type { SignalingChange } from './membership.js'
 export * from './message.js'
-export { METRICS_CONTENT_TYPE, metricsHandler, metricsText } from './metrics.js'
+export {
+  METRICS_CONTENT_TYPE,
+  type MetricsOptions,
+  type MetricsServer,
+  metricsHandler,
+  metricsText,
+} from './metrics.js'
 export type {
   IceCandidateType,
   PeerConnectionState,

@@ -1,5 +1,5 @@
 import type { ResolvedConfig } from './config.js'
-import { checkKnownKeys, type WebRtcError } from './errors.js'
+import { checkKnownKeys, WebRtcError } from './errors.js'
 import { SignalGate, type SignalKind } from './gate.js'
 import type { Announcement, NativeEvent, NativeTransport } from './native/binding.cjs'
 import { SignalingClient, type SignalingClientState } from './signaling/client.js'
@@ -27,6 +27,8 @@ export interface MembershipListener {
  * @internal
  */
 export class Membership {
+  /** Where the signaling server is. */
+  readonly url: string
   readonly #native: NativeTransport
   readonly #client: SignalingClient
   readonly #ownServer: SignalingServer | undefined
@@ -39,7 +41,8 @@ export class Membership {
     native: NativeTransport,
     listener: MembershipListener,
   ): Promise<Membership> {
-    const { signalingServer, room, token, resumeToken, peerId, capabilities, lists, reconnect } = config
+    const { signalingServer, room, token, resumeToken, peerId, hosted, capabilities, lists, reconnect } =
+      config
     let url = config.signalingUrl
     let ownServer: SignalingServer | undefined
     if (signalingServer instanceof SignalingServer) {
@@ -56,11 +59,12 @@ export class Membership {
         room,
         capabilities,
         reconnect,
+        answersOffers: hosted,
         ...lists,
         ...(token === undefined ? {} : { token }),
         ...(resumeToken === undefined ? {} : { resumeToken }),
       })
-      return new Membership(config, native, listener, client, ownServer)
+      return new Membership(config, native, listener, client, url!, ownServer)
     } catch (error) {
       await ownServer?.close()
       throw error
@@ -72,10 +76,12 @@ export class Membership {
     native: NativeTransport,
     listener: MembershipListener,
     client: SignalingClient,
+    url: string,
     ownServer: SignalingServer | undefined,
   ) {
     this.#native = native
     this.#client = client
+    this.url = url
     this.#ownServer = ownServer
     this.#gate = new SignalGate(config.native.maxPeers, performance.now())
     client.on('joined', (peer) => native.peerJoined(announcement(peer)))
@@ -107,6 +113,10 @@ export class Membership {
       listener.signalingChanged({ state: 'closed', reason: error.message })
     })
     native.announced(client.peers.map(announcement))
+    if (config.hosted && !client.answersOffers) {
+      const text = 'hosted: this signaling server can not answer offers in the result of their requests'
+      listener.failed(new WebRtcError('ERR_SIGNALING', text))
+    }
   }
 
   get state(): SignalingClientState {

@@ -1,4 +1,6 @@
-import type { IncomingMessage, ServerResponse } from 'node:http'
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { checkKnownKeys, configError, WebRtcError } from './errors.js'
 import type { Latency, MultiPeerSession } from './session.js'
 import type { WebRtcTransport } from './transport.js'
 
@@ -30,6 +32,62 @@ export function metricsHandler(
     const text = metricsText(transports)
     response.writeHead(200, { 'Content-Type': METRICS_CONTENT_TYPE, 'Cache-Control': 'no-store' })
     response.end(request.method === 'HEAD' ? undefined : text)
+  }
+}
+
+export interface MetricsOptions {
+  /** TCP port, 0 to 65 535; 0 takes a free one. Default 9464. */
+  port?: number
+  /** Address to listen on. Default `127.0.0.1`: this machine only. Whoever reaches it can read the ids of peers and sessions. */
+  host?: string
+}
+
+/** An HTTP server that gives `metricsText` at `/metrics`. */
+export interface MetricsServer extends AsyncDisposable {
+  /** What Prometheus is told to scrape, e.g. `http://127.0.0.1:9464/metrics`. */
+  readonly url: string
+  /** Ends it, and the requests it has. Idempotent. */
+  close(): Promise<void>
+}
+
+/** @internal Throws `ERR_CONFIG`; rejects with it when it can't listen there. */
+export async function listenMetrics(
+  transports: WebRtcTransport | Iterable<WebRtcTransport>,
+  options: MetricsOptions = {},
+): Promise<MetricsServer> {
+  checkKnownKeys('options', options, ['port', 'host'])
+  const { port = 9464, host = '127.0.0.1' } = options
+  if (!(Number.isInteger(port) && port >= 0 && port <= 65_535))
+    throw configError('port', port, 'an integer from 0 to 65535')
+  if (typeof host !== 'string' || host === '') throw configError('host', host, 'an address or host name')
+  const answer = metricsHandler(transports)
+  const server = createServer((request, response) => {
+    if (request.url?.split('?', 1)[0] === '/metrics') answer(request, response)
+    else response.writeHead(404).end()
+  })
+  // A scraper needs one.
+  server.maxConnections = 32
+  server.requestTimeout = 10_000
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', (cause) => {
+      reject(new WebRtcError('ERR_CONFIG', `metrics: can't listen on ${host}:${port}`, { cause }))
+    })
+    server.listen({ port, host }, resolve)
+  })
+  server.on('error', (error) => process.emitWarning(error))
+  const { address, family, port: bound } = server.address() as AddressInfo
+  let closed: Promise<void> | undefined
+  const close = () => {
+    closed ??= new Promise<void>((resolve) => {
+      server.close(() => resolve())
+      server.closeAllConnections()
+    })
+    return closed
+  }
+  return {
+    url: `http://${family === 'IPv6' ? `[${address}]` : address}:${bound}/metrics`,
+    close,
+    [Symbol.asyncDispose]: close,
   }
 }
 

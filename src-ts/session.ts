@@ -22,6 +22,7 @@ export interface SessionOutput {
 export interface RouteOptions {
   /** Whose media. `'*'`: everybody's. */
   from: string[] | '*'
+  /** What of theirs goes into the graph. What comes out may be of another kind, as the events of a `Vad`. */
   track: 'audio' | 'video' | 'data'
   /** The output whose items are sent: `node` for all of a node's, or `node.port`. */
   through: string
@@ -125,6 +126,7 @@ export class MultiPeerSession implements AsyncDisposable, AsyncIterable<Received
   readonly #inbox: Inbox
   readonly #routes = new Set<Route>()
   readonly #taps = new Set<() => void>()
+  #warnings: readonly string[]
   #closed: Promise<void> | undefined
 
   /** @internal */
@@ -132,6 +134,7 @@ export class MultiPeerSession implements AsyncDisposable, AsyncIterable<Received
     this.#host = host
     this.#number = unwrap(host.native.createSession(plan))
     this.id = `session-${this.#number}`
+    this.#warnings = plan.warnings
     this.#inbox = new Inbox({
       hold: (peerId, hold) => host.hold(this, peerId, hold),
       wantsChanged: () => host.wantsChanged(),
@@ -145,6 +148,11 @@ export class MultiPeerSession implements AsyncDisposable, AsyncIterable<Received
    */
   get dropped(): number {
     return this.#inbox.dropped
+  }
+
+  /** What is ignored or translated in its manifest; also process warnings. */
+  get warnings(): readonly string[] {
+    return this.#warnings
   }
 
   sendToPeer(peerId: string, data: Sendable): Promise<void> {
@@ -216,12 +224,14 @@ export class MultiPeerSession implements AsyncDisposable, AsyncIterable<Received
   reload(manifest: ManifestSource): void {
     if (this.#closed) throw this.#gone()
     const { native, runner } = this.#host
-    check(native.reloadSession(this.#number, runner.plan(manifest)))
+    const plan = runner.plan(manifest)
+    check(native.reloadSession(this.#number, plan))
+    this.#warnings = plan.warnings
   }
 
   /**
    * Calls `listener` with everything that leaves the graph by an output, given as `node` or `node.port`, of all peers; it goes where
-   * it goes besides. A frame is closed when what the listener returns has settled. What is not taken in time is dropped: beyond 2
+   * it goes besides. What goes in is what routes and `execute` bring; a route `to: []` sends nothing on. A frame is closed when what the listener returns has settled. What is not taken in time is dropped: beyond 2
    * pictures, 32 pieces of audio, 1024 others. Throws `ERR_NODE` naming the outputs. Call what it returns to end it.
    */
   onOutput(output: string, listener: (item: SessionOutput) => unknown): () => void {

@@ -12,6 +12,7 @@ import {
 import { checkKnownKeys, configError, WebRtcError } from './errors.js'
 import { TurnServerSource } from './ice.js'
 import { Membership, type SignalingChange } from './membership.js'
+import { listenMetrics, type MetricsOptions, type MetricsServer } from './metrics.js'
 import type { ItemOut, NativeCounters, NativeEvent, NativeTransport } from './native/binding.cjs'
 import { native } from './native/load.js'
 import { check, toError, unwrap } from './native/result.js'
@@ -104,6 +105,7 @@ export class WebRtcTransport
   readonly #host: SessionHost
   readonly #roster = new Map<PeerId, SignalingPeer>()
   readonly #sessions = new Set<MultiPeerSession>()
+  readonly #metrics = new Set<MetricsServer>()
   readonly #channels = new Map<string, DataChannel>()
   readonly #opening = new Map<string, Settle<DataChannel> & { label: string }>()
   readonly #connects = new Map<number, Settle<PeerId>>()
@@ -170,6 +172,11 @@ export class WebRtcTransport
 
   get room(): string {
     return this.#config.room
+  }
+
+  /** Where the signaling server is: the one that `signalingServer` started, too. */
+  get signalingUrl(): string {
+    return this.#membership?.url ?? ''
   }
 
   /** `connected`; `reconnecting` while it is lost; `closed` when it is over or was given up. Connections to peers don't depend on it. */
@@ -281,7 +288,7 @@ export class WebRtcTransport
     const { kind } = withTimestamp(data).data
     if (kind === 'audio' || kind === 'video') {
       const { item, frame } = toNative(data)
-      throwAll(this.#native.broadcastMedia(exclude, item, frame).map(toError))
+      throwAll(this.#native.broadcastMedia(exclude, item, frame).map((error) => toError(error)))
       return
     }
     const peers = this.listPeers().filter(({ id, state }) => state === 'connected' && !exclude.includes(id))
@@ -338,6 +345,21 @@ export class WebRtcTransport
   get counters(): TransportCounters {
     const { limited = 0, malformed = 0 } = this.#membership ?? {}
     return { ...this.#native.counters(), signalsLimited: limited, signalsMalformed: malformed }
+  }
+
+  /**
+   * Starts an HTTP server for Prometheus, which gives `metricsText` of this transport at `/metrics`. It ends with the transport, or
+   * by its own `close()`. Throws `ERR_CONFIG` (also when it can't listen there), `ERR_CLOSED`.
+   */
+  async serveMetrics(options: MetricsOptions = {}): Promise<MetricsServer> {
+    if (this.#closed) throw closedError()
+    const server = await listenMetrics(this, options)
+    this.#metrics.add(server)
+    if (this.#closed) {
+      await server.close()
+      throw closedError()
+    }
+    return server
   }
 
   /** Leaves the room and ends every connection and session. Idempotent; resolves when sockets and threads are gone. */
@@ -469,7 +491,7 @@ export class WebRtcTransport
         this.#membership?.probe()
         break
       case 'error':
-        this.#error(toError(event.error!))
+        this.#error(toError(event.error!, event.peerId ?? undefined))
         break
     }
   }
@@ -611,6 +633,7 @@ export class WebRtcTransport
 
   async #shutDown(): Promise<void> {
     this.#turnServers?.close()
+    await Promise.all([...this.#metrics].map((server) => server.close()))
     for (const session of [...this.#sessions]) await session.close()
     // Both say goodbye at once, so that peers learn of it as soon as can be.
     await Promise.all([this.#native.close(), this.#membership?.leave()])

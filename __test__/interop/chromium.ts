@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { transform } from '@swc/core'
 import { type BrowserContext, chromium, type Page } from 'playwright-core'
+import type { callServer } from './browser/caller.js'
 import type { Peer } from './browser/peer.js'
 import type {
   FlashAndBeepReading,
@@ -113,6 +114,7 @@ declare global {
   interface Window {
     peers: { join(options: PeerOptions): Promise<Peer> }
     peer: Peer
+    callServer: typeof callServer
   }
 }
 
@@ -291,7 +293,7 @@ async function serveScripts(): Promise<{ origin: string; close(): Promise<void> 
 }
 
 async function serve(path: string): Promise<{ type: string; body: string | null }> {
-  const script = /^\/(peer|media|pattern|flash-and-beep)\.js$/.exec(path)?.[1]
+  const script = /^\/(peer|caller|media|pattern|flash-and-beep)\.js$/.exec(path)?.[1]
   if (script) {
     const body = await plainScript(join(__dirname, 'browser', `${script}.ts`))
     return { type: 'text/javascript; charset=utf-8', body }
@@ -300,7 +302,12 @@ async function serve(path: string): Promise<{ type: string; body: string | null 
 }
 
 const PAGE = `<!doctype html><meta charset="utf-8"><title>peer</title><link rel="icon" href="data:,">
-<script type="module">import { join } from './peer.js'; window.peers = { join }</script>`
+<script type="module">
+import { callServer } from './caller.js'
+import { join } from './peer.js'
+window.callServer = callServer
+window.peers = { join }
+</script>`
 
 async function plainScript(path: string): Promise<string> {
   const { code } = await transform(await readFile(path, 'utf8'), {

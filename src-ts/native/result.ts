@@ -12,8 +12,9 @@ export function check(error: NativeError | null | undefined): void {
   if (error) throw toError(error)
 }
 
-export function toError(error: NativeError): WebRtcError {
-  return new WebRtcError(error.code as WebRtcErrorCode, error.message, { peerId: error.peerId })
+/** `peerId`: whom it is about, where the error doesn't say so itself. */
+export function toError(error: NativeError, peerId?: string): WebRtcError {
+  return new WebRtcError(error.code as WebRtcErrorCode, error.message, { peerId: error.peerId ?? peerId })
 }
 
 function isNativeError(value: unknown): value is NativeError {

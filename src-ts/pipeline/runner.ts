@@ -38,6 +38,8 @@ export class PipelineRunner implements Disposable {
     { resolve(data: TransportData | null): void; reject(error: WebRtcError): void }
   >()
   readonly #taps = new Map<number, (output: TapOutput) => unknown>()
+  /** Warnings told already. */
+  readonly #told = new Set<string>()
   #nextRequest = 1
   #keeper: NodeJS.Timeout | undefined
   #closed = false
@@ -76,7 +78,10 @@ export class PipelineRunner implements Disposable {
     return this
   }
 
-  /** What this runner ignores or translates in a manifest, such as node types of other implementations. Throws `ERR_MANIFEST`. */
+  /**
+   * What this runner ignores or translates in a manifest, such as unknown fields and node types of other implementations. Each is a
+   * process warning as well (`REMOTEMEDIA_MANIFEST`), once. Throws `ERR_MANIFEST`.
+   */
   warnings(manifest: ManifestSource): readonly string[] {
     return this.plan(manifest).warnings
   }
@@ -125,8 +130,20 @@ export class PipelineRunner implements Disposable {
     if (!plan) {
       plan = unwrap(this.#native.compile(manifest.text))
       this.#plans.set(manifest, plan)
+      this.#tell(plan.warnings, manifest.name)
     }
     return plan
+  }
+
+  /** A manifest that is given as text comes again and again. */
+  #tell(warnings: readonly string[], name: string | undefined): void {
+    const of = name === undefined ? 'manifest' : `manifest '${name}'`
+    for (const warning of warnings) {
+      const text = `${of}: ${warning}`
+      if (this.#told.has(text) || this.#told.size >= MAX_TOLD) continue
+      this.#told.add(text)
+      process.emitWarning(text, { type: 'RemoteMediaManifestWarning', code: 'REMOTEMEDIA_MANIFEST' })
+    }
   }
 
   /** @internal Starts something that a `done` task ends. */
@@ -207,3 +224,6 @@ export class PipelineRunner implements Disposable {
     else request.resolve(data)
   }
 }
+
+/** Warnings of manifests told at most: what is generated may be wrong in ever new ways. */
+const MAX_TOLD = 1000

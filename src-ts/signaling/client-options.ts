@@ -28,6 +28,11 @@ export interface SignalingClientOptions {
   allowPeers?: string[]
   /** Peers whose messages the server must not hand to this one; at most 256. Default: none. */
   denyPeers?: string[]
+  /**
+   * Whoever offers to this peer by a request gets its answer, or `refuse`, as the result of that: for clients that expect so of a server
+   * they call, as those of the existing RemoteMedia ecosystem do. Default false.
+   */
+  answersOffers?: boolean
   /** From an earlier connection's `resumeToken`: takes over its membership at once, even if the server thinks it alive. */
   resumeToken?: string
   /** Ends a `connect` that is under way with `ERR_ABORTED`. Has no effect later. */
@@ -133,7 +138,7 @@ function announceParams(
   peerId: string,
   room: string,
 ): { [key: string]: JsonValue } {
-  const { capabilities = [], userData, token, resumeToken } = options
+  const { capabilities = [], userData, token, resumeToken, answersOffers = false } = options
   const capable =
     Array.isArray(capabilities) &&
     capabilities.length <= MAX_CAPABILITIES &&
@@ -147,6 +152,8 @@ function announceParams(
   }
   const params: { [key: string]: JsonValue } = { peer_id: peerId, room, capabilities: [...capabilities] }
   if (userData !== undefined) params.user_data = checkUserData(userData)
+  if (typeof answersOffers !== 'boolean') throw configError('answersOffers', answersOffers, 'true or false')
+  if (answersOffers) params.answers_offers = true
   for (const [field, value] of Object.entries({ token, resumeToken })) {
     if (value !== undefined && typeof value !== 'string')
       throw configError(field, 'what was given', 'a string')
@@ -223,6 +230,7 @@ const OPTION_KEYS: readonly (keyof SignalingClientOptions)[] = [
   'token',
   'allowPeers',
   'denyPeers',
+  'answersOffers',
   'resumeToken',
   'signal',
   'timeoutMs',

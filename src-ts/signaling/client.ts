@@ -58,6 +58,7 @@ export class SignalingClient extends TypedEvents<SignalingClientEvents> implemen
   readonly #liveness: Liveness
   /** The connection was given up by this side, as it seemed dead. */
   #givenUp = false
+  #answersOffers = false
   /** Ends the attempt or the waiting of a reconnect. */
   #interrupt: ((error: WebRtcError) => void) | undefined
   /** Makes the next try of a reconnect come sooner, if that is not due anyway. */
@@ -113,6 +114,11 @@ export class SignalingClient extends TypedEvents<SignalingClientEvents> implemen
     return this.#resumeToken
   }
 
+  /** Whether the server takes `answersOffers` into account; always false where that was not asked for. */
+  get answersOffers(): boolean {
+    return this.#answersOffers
+  }
+
   /** Messages of the server that made no sense. Not more than some a second are told as an `error` as well. */
   get malformed(): number {
     return this.#malformed
@@ -124,8 +130,8 @@ export class SignalingClient extends TypedEvents<SignalingClientEvents> implemen
   }
 
   /**
-   * Sends an offer; resolves when it is handed to the peer. A peer hosted by the server answers at once: the answer is then both
-   * the result and an `answer` event. Throws `ERR_PEER_NOT_FOUND`, `ERR_PEER_DENIED`, `ERR_MESSAGE_TOO_LARGE`, …
+   * Sends an offer; resolves when it is handed to the peer. A peer hosted by the server, or with `answersOffers`, answers at once: the
+   * answer is then both the result and an `answer` event. Throws `ERR_PEER_NOT_FOUND`, `ERR_PEER_DENIED`, `ERR_MESSAGE_TOO_LARGE`, …
    */
   async offer(to: string, sdp: string): Promise<SignalingAnswer | undefined> {
     this.#checkSdp(to, sdp)
@@ -271,6 +277,7 @@ export class SignalingClient extends TypedEvents<SignalingClientEvents> implemen
   #joined(result: { [key: string]: unknown }): void {
     const again = this.#state === 'reconnecting'
     if (typeof result.resume_token === 'string') this.#resumeToken = result.resume_token
+    this.#answersOffers = result.answers_offers === true
     this.#peers.clear()
     for (const peer of readPeers(result.peers)) this.#peers.set(peer.peerId, peer)
     this.#state = 'connected'

@@ -1,5 +1,6 @@
 import type { IncomingMessage } from 'node:http'
 import { WebRtcError } from '../errors.js'
+import type { AwaitedAnswers } from './answers.js'
 import type { Call, Connection } from './connection.js'
 import type { Counters } from './counters.js'
 import type { HostedPeers } from './hosted.js'
@@ -43,6 +44,7 @@ export interface MethodsContext {
   readonly counters: Counters
   readonly rooms: Rooms
   readonly hosted: HostedPeers
+  readonly answers: AwaitedAnswers
   readonly authorize: Authorize | undefined
   readonly permit: Permit | undefined
   readonly allowPeers: ReadonlySet<string> | undefined
@@ -174,13 +176,14 @@ export class Methods {
       peers: peers as unknown as JsonValue[],
       resume_token: member.resumeToken,
       resumed,
+      ...(member.answersOffers ? { answers_offers: true } : {}),
     })
     // After the answer: a newcomer knows who is there before any of them can reach it.
     if (!resumed) room.tell('peer.joined', member.toWire() as unknown as JsonObject, member)
   }
 
   #relay(connection: Connection, call: Call, method: RelayMethod): void {
-    const { rooms, hosted, limits, permit, counters } = this.#context
+    const { rooms, hosted, answers, limits, permit, counters } = this.#context
     const { params } = call
     const member = announced(connection)
     checkFrom(params, member)
@@ -211,10 +214,29 @@ export class Methods {
       )
     }
     if (entry) hosted.deliver(entry, member, call)
-    else if (target?.connection.notify(method, { ...params, from: peerId }))
-      connection.answer(call, { success: true })
-    else throw notFound(to)
+    else if (target) this.#hand(connection, call, method, member, target, answers)
     counters.relayed++
+  }
+
+  /** Hands a message to a member, and answers it, unless it is an offer whose answer is its result. */
+  #hand(
+    connection: Connection,
+    call: Call,
+    method: RelayMethod,
+    from: Member,
+    to: Member,
+    answers: AwaitedAnswers,
+  ): void {
+    const waits = method === 'peer.offer' && call.id !== undefined && to.answersOffers
+    if (waits) answers.expect(from, to, call)
+    const told =
+      answers.passes(from, to, method, call.params) ||
+      to.connection.notify(method, { ...call.params, from: from.peerId })
+    if (!told) {
+      if (waits) answers.forget(from, to)
+      throw notFound(to.peerId)
+    }
+    if (!waits) connection.answer(call, { success: true })
   }
 
   #disconnect(connection: Connection, call: Call): void {
@@ -259,6 +281,7 @@ export class Methods {
   end(member: Member, reason: string, disconnected = false): void {
     this.#context.rooms.leave(member, reason, disconnected)
     this.#context.hosted.memberLeft(member, reason)
+    this.#context.answers.left(member)
   }
 }
 

@@ -87,6 +87,8 @@ export interface Announce {
   allowPeers?: string[]
   /** These may not send to this peer, listed as allowed or not. */
   denyPeers?: string[]
+  /** Requests that bring an offer to this peer are answered with its answer. */
+  answersOffers?: boolean
 }
 
 export type RelayMethod = 'peer.offer' | 'peer.answer' | 'peer.ice_candidate' | 'peer.error'
@@ -181,6 +183,10 @@ export function readAnnounce(params: JsonObject, limits: SignalingLimits): Annou
   if (resumeToken !== undefined) announce.resumeToken = resumeToken
   if (allowPeers !== undefined) announce.allowPeers = allowPeers
   if (denyPeers !== undefined) announce.denyPeers = denyPeers
+  if (!isAbsent(params, 'answers_offers')) {
+    if (typeof params.answers_offers !== 'boolean') throw badParam('answers_offers', 'expected true or false')
+    announce.answersOffers = params.answers_offers
+  }
   return announce
 }
 

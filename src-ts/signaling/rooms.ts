@@ -136,6 +136,8 @@ export class Member {
   #ownToken: string | undefined
   connection: Connection
   metadata: JsonValue
+  /** An offer to it is answered in the result of the call that brought it. */
+  answersOffers = false
   #capabilities: string[] = []
   #userData: JsonValue = null
   #allowed: Set<string> | undefined
@@ -154,6 +156,7 @@ export class Member {
   update(announce: Announce, metadata: JsonValue): void {
     this.#capabilities = announce.capabilities
     this.#userData = announce.userData
+    this.answersOffers = announce.answersOffers === true
     this.#allowed = announce.allowPeers && new Set(announce.allowPeers)
     this.#denied = announce.denyPeers && new Set(announce.denyPeers)
     // A short one could be guessed.

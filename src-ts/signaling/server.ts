@@ -4,6 +4,7 @@ import type { Duplex } from 'node:stream'
 import { Server as TlsServer } from 'node:tls'
 import { WebSocketServer } from 'ws'
 import { checkKnownKeys, configError, WebRtcError } from '../errors.js'
+import { AwaitedAnswers } from './answers.js'
 import { type CloseCause, Connection, type ConnectionOwner, SignalingSocket } from './connection.js'
 import { Counters, type SignalingServerStats } from './counters.js'
 import { type HostedPeer, type HostedPeerHandler, HostedPeers } from './hosted.js'
@@ -65,6 +66,7 @@ export class SignalingServer implements AsyncDisposable {
   readonly #wss: WebSocketServer
   readonly #rooms: Rooms
   readonly #hosted: HostedPeers
+  readonly #answers: AwaitedAnswers
   readonly #methods: Methods
   readonly #addresses: AddressTable
   readonly #origins: ReadonlySet<string> | undefined
@@ -108,12 +110,14 @@ export class SignalingServer implements AsyncDisposable {
     this.#origins = options.allowedOrigins && new Set(options.allowedOrigins.map((o) => o.toLowerCase()))
     this.#rooms = new Rooms(limits)
     this.#hosted = new HostedPeers(this.#rooms, limits.hostedAnswerTimeoutMs)
+    this.#answers = new AwaitedAnswers(limits.hostedAnswerTimeoutMs)
     this.#addresses = new AddressTable(limits)
     this.#methods = new Methods({
       limits,
       counters: this.#counters,
       rooms: this.#rooms,
       hosted: this.#hosted,
+      answers: this.#answers,
       authorize: options.authorize,
       permit: options.permit,
       allowPeers: options.allowPeers && new Set(options.allowPeers),
@@ -331,6 +335,7 @@ export class SignalingServer implements AsyncDisposable {
     clearInterval(this.#heartbeat)
     this.#http.off('upgrade', this.#onUpgrade)
     this.#hosted.close()
+    this.#answers.close()
     const httpClosed = this.#ownsHttp
       ? new Promise<void>((resolve) => this.#http.close(() => resolve()))
       : undefined

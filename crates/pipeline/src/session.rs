@@ -1,7 +1,7 @@
 //! Long-lived instances of a plan, one a peer, and one-shot runs.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock, Weak};
 use std::time::Instant;
 
@@ -65,7 +65,7 @@ pub type OutputHook = Arc<dyn Fn(Option<&Arc<str>>, &str, Item) + Send + Sync>;
 pub struct ErrorReport {
     /// The peer in whose instance it happened.
     pub peer: Option<Arc<str>>,
-    /// The node's id.
+    /// The node's id; empty: an item that none took.
     pub node: String,
     /// What happened.
     pub error: NodeError,
@@ -99,6 +99,8 @@ struct Inner {
     pool: WorkerPool,
     options: SessionOptions,
     errors: Arc<ErrorLimit>,
+    /// Kinds that came and that the plan doesn't take, a bit each.
+    untaken: AtomicU32,
     outlets: Arc<Outlets>,
     next_tap: AtomicU64,
     state: Mutex<State>,
@@ -164,6 +166,7 @@ impl Session {
             me: me.clone(),
             pool,
             errors: Arc::new(ErrorLimit::new()),
+            untaken: AtomicU32::new(0),
             outlets: Arc::new(Outlets { rest: options.on_output.clone(), taps: RwLock::default() }),
             options,
             next_tap: AtomicU64::new(0),
@@ -193,6 +196,7 @@ impl Session {
         let metrics = plan.metrics(Some((&state.plan, &state.metrics)));
         state.plan = plan.clone();
         state.metrics = metrics.clone();
+        self.inner.untaken.store(0, Ordering::Relaxed);
         state.params.clear();
         state.foreign_params.clear();
         state.enabled.clear();
@@ -228,6 +232,23 @@ impl Session {
     /// it leaves by.
     pub fn push_each(&self, peer: Option<&str>, item: Item, sink: EachSink) -> Result<Pushed, NodeError> {
         self.put(peer, Item { ticket: Some(Ticket::each(sink)), ..item })
+    }
+
+    /// Tells the error hook of an item that didn't come in, for those who push and have nobody to give the error to. That the session is
+    /// closed is no news; that the graph takes no such kind is told once for each kind and plan.
+    pub fn refused(&self, peer: Option<&str>, error: NodeError) {
+        let known = match &error {
+            NodeError::Closed => true,
+            NodeError::NoInput { kind, .. } => {
+                let bit = 1 << (*kind as u32);
+                self.inner.untaken.fetch_or(bit, Ordering::Relaxed) & bit != 0
+            }
+            _ => false,
+        };
+        if !known {
+            let report = ErrorReport { peer: peer.map(Arc::from), node: String::new(), error, left_out: 0 };
+            self.inner.errors.tell(self.inner.options.on_error.as_ref(), report);
+        }
     }
 
     /// Has `hook` told of everything that leaves the graph by an output, given as `node` or `node.port`, of all peers.
@@ -424,12 +445,8 @@ impl Inner {
         let hook = self.options.on_error.clone();
         let (peer, limit) = (key.peer.clone(), self.errors.clone());
         let on_error = move |node: &str, error: &NodeError| {
-            if let Some(hook) = &hook
-                && let Some(left_out) = limit.admit(Instant::now())
-            {
-                let (peer, node) = (peer.clone(), node.to_owned());
-                hook(ErrorReport { peer, node, error: error.clone(), left_out });
-            }
+            let (peer, node) = (peer.clone(), node.to_owned());
+            limit.tell(hook.as_ref(), ErrorReport { peer, node, error: error.clone(), left_out: 0 });
         };
         let (me, from) = (self.me.clone(), key.clone());
         let cross = move |crossing: Crossing| {
@@ -602,6 +619,14 @@ fn spawn(start: Start<'_>) -> Result<Mailbox<Msg>, NodeError> {
 impl ErrorLimit {
     fn new() -> ErrorLimit {
         ErrorLimit(Mutex::new(ErrorBucket { left: ERROR_BURST, at: Instant::now(), left_out: 0 }))
+    }
+
+    fn tell(&self, hook: Option<&ErrorHook>, report: ErrorReport) {
+        if let Some(hook) = hook
+            && let Some(left_out) = self.admit(Instant::now())
+        {
+            hook(ErrorReport { left_out, ..report });
+        }
     }
 
     /// Whether one more may be told, and how many before it weren't.

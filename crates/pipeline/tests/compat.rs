@@ -115,6 +115,29 @@ fn their_names_stand_for_ours_with_their_parameters() {
 }
 
 #[test]
+fn every_name_in_the_table_of_the_documentation_is_taken_as_it_says() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/nodes.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let table = text.split("| theirs | here |").nth(1).unwrap().split("\n\n").next().unwrap();
+    let mut count = 0;
+    for line in table.lines().filter(|line| line.starts_with("| `")) {
+        let names: Vec<&str> = line.split('`').skip(1).step_by(2).collect();
+        let (ours, theirs) = names.split_last().unwrap();
+        for name in theirs {
+            let size = if *ours == "Scale" { ", params: {width: 64, height: 64}" } else { "" };
+            let yaml = format!("{{version: v1, nodes: [{{id: n, node_type: {name}{size}}}]}}");
+            if *ours == "Vad" && !onnx_runtime() {
+                continue;
+            }
+            let told = warnings(&yaml, &Registry::builtin());
+            assert_eq!(told, [format!("nodes[0]: node_type \"{name}\" is taken as {ours}")]);
+            count += 1;
+        }
+    }
+    assert!(count >= 18, "{count}");
+}
+
+#[test]
 fn a_type_of_the_applications_own_comes_before_an_alias_and_others_stay_unknown() {
     let registry = Registry::builtin();
     registry.register(text_node("Echo", |_, text| Ok(vec![format!("{text} {text}")]))).unwrap();

@@ -80,9 +80,10 @@ fn a_host_that_hangs_gets_no_more_than_before_and_frames_pass_it_by() {
     assert!(passed.len() as i64 > (frames - hung) * 8 / 10, "{passed:?}");
     assert!(hung < 30, "{passed:?}");
     assert_eq!(host.calls.lock().unwrap().len(), 1, "the host that never answered got one frame");
+    let entrance: u64 = session.stats().ingress.iter().map(|(_, queue)| queue.dropped).sum();
     let stats = session.stats().nodes.remove(0);
     let dropped: u64 = stats.dropped.iter().map(|(_, count)| count).sum();
-    assert_eq!(dropped + passed.len() as u64, frames as u64);
+    assert_eq!(entrance + dropped + passed.len() as u64, frames as u64);
     assert_eq!(stats.depth, 1);
 }
 
@@ -224,6 +225,37 @@ fn counting(registry: &Registry) -> Arc<AtomicU64> {
     });
     registry.register(spec).unwrap();
     made
+}
+
+#[test]
+fn what_does_not_come_in_is_told_once_for_each_kind_that_no_node_takes() {
+    let registry = Registry::builtin();
+    let plan = compile("{version: v1, nodes: [{id: g, node_type: Gain}]}", &registry).unwrap();
+    let (session, errors) = told(plan.clone());
+    let refuse = |item: Item| {
+        let error = session.push(Some("ann"), item, None, Arc::new(|_| {})).unwrap_err();
+        session.refused(Some("ann"), error);
+    };
+    for _ in 0..3 {
+        refuse(picture(4, 4, 0));
+        refuse(text("a"));
+    }
+    let list = std::mem::take(&mut *errors.lock().unwrap());
+    let told =
+        list.iter().map(|report| (report.peer.as_deref(), report.node.as_str(), report.error.to_string()));
+    assert!(told.eq([
+        (Some("ann"), "", "the graph takes audio, not video".to_owned()),
+        (Some("ann"), "", "the graph takes audio, not text".to_owned()),
+    ]));
+    // Another plan may take it; this one doesn't either. Other failures are told each time, but the end of the session.
+    session.reload(plan).unwrap();
+    refuse(picture(4, 4, 0));
+    let full = NodeError::Full { queue: "queue".to_owned(), kind: Kind::Text };
+    session.refused(None, full.clone());
+    session.refused(None, full);
+    session.close();
+    refuse(audio(20, 0));
+    assert_eq!(errors.lock().unwrap().len(), 3);
 }
 
 #[test]

@@ -55,7 +55,11 @@ impl Sessions {
         let told = weak.clone();
         let on_error: ErrorHook = Arc::new(move |report: ErrorReport| {
             if let Some(shared) = told.upgrade() {
-                let error = TransportError::Node { message: report.error.to_string() };
+                let message = match report.left_out {
+                    0 => report.error.to_string(),
+                    more => format!("{} ({more} more were not told)", report.error),
+                };
+                let error = TransportError::Node { message };
                 shared.events.push(Event::Error { peer: report.peer, error });
             }
         });
@@ -234,8 +238,10 @@ impl Sessions {
                     route.send_of(&shared, &from, item.clone());
                 }
             });
-            // What finds no room is dropped by the policy of its kind, and counted in the session's stats.
-            let _ = session.push_each(Some(peer), item.clone(), sink);
+            // Media that finds no room displaces older; what is lost otherwise is told: messages too many, and what no node takes.
+            if let Err(error) = session.push_each(Some(peer), item.clone(), sink) {
+                session.refused(Some(peer), error);
+            }
         }
     }
 

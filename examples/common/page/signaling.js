@@ -146,6 +146,8 @@ export class Signaling extends EventTarget {
       clearTimeout(waiting.timer)
       if (message.error) waiting.reject(new SignalingError(message.error.code, message.error.message))
       else waiting.resolve(message.result)
+      // A peer that is hosted answers an offer in the result of its request.
+      if (message.result?.type === 'answer') this.#emit('peer.answer', message.result)
     } else if (typeof message.method === 'string') {
       this.#emit(message.method, message.params ?? {})
     }
