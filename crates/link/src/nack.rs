@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 const REORDER: Duration = Duration::from_millis(5);
+/// The round trip before the first answer.
+const UNKNOWN: Duration = Duration::from_millis(40);
 const GIVE_UP: Duration = Duration::from_millis(1000);
 const MAX_TRIES: u8 = 10;
 /// A larger jump is a new stream or a long outage: the decoder needs a keyframe, not a thousand packets.
@@ -14,11 +16,12 @@ const MAX_GAP: u64 = 256;
 const MAX_MISSING: usize = 512;
 
 /// The packets of one stream that haven't come.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct NackTracker {
     highest: Option<u64>,
     missing: BTreeMap<u64, Missing>,
-    round_trip: Duration,
+    /// Smoothed; the first answer is believed, so that a short way is asked often from its first loss on.
+    round_trip: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -26,12 +29,6 @@ struct Missing {
     since: Instant,
     asked: Option<Instant>,
     tries: u8,
-}
-
-impl Default for NackTracker {
-    fn default() -> Self {
-        Self { highest: None, missing: BTreeMap::new(), round_trip: Duration::from_millis(40) }
-    }
 }
 
 impl NackTracker {
@@ -58,7 +55,7 @@ impl NackTracker {
             && found.tries == 1
         {
             let sample = now.saturating_duration_since(asked).min(Duration::from_secs(1));
-            self.round_trip = (self.round_trip * 7 + sample) / 8;
+            self.round_trip = Some(self.round_trip.map_or(sample, |known| (known * 7 + sample) / 8));
         }
     }
 
@@ -83,7 +80,8 @@ impl NackTracker {
     }
 
     fn retry(&self) -> Duration {
-        (self.round_trip * 3 / 2).clamp(Duration::from_millis(20), Duration::from_millis(300))
+        (self.round_trip.unwrap_or(UNKNOWN) * 3 / 2)
+            .clamp(Duration::from_millis(20), Duration::from_millis(300))
     }
 }
 
@@ -118,8 +116,9 @@ mod tests {
         assert_eq!(tracker.due(at(6)), [65535, 0], "across the wrap");
         tracker.received(65535, at(16));
         assert_eq!(tracker.due(at(20)), Vec::<u16>::new());
-        assert_eq!(tracker.due(at(80)), [0]);
-        tracker.received(0, at(90));
+        assert_eq!(tracker.due(at(26)), [0], "as often as the first answer, after 10 ms, allows");
+        assert_eq!(tracker.due(at(46)), [0]);
+        tracker.received(0, at(47));
         assert_eq!(tracker.timeout(), None);
     }
 

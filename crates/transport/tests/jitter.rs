@@ -27,13 +27,23 @@ fn voice(from: usize, count: usize) -> Vec<f32> {
         .collect()
 }
 
+/// A steady tone: what is missing of it, or joined badly, is heard at once.
+fn tone(from: usize, count: usize) -> Vec<f32> {
+    (from..from + count).map(|i| LEVEL * (TAU * HZ * i as f32 / 48_000.0).sin()).collect()
+}
+
+const HZ: f32 = 440.0;
+const LEVEL: f32 = 0.4;
+
 struct Call {
+    signal: fn(usize, usize) -> Vec<f32>,
     room: Room,
     path: Arc<ShapedPath>,
     start: Instant,
     sent: usize,
     /// When each frame was heard, all phases together.
     heard: Vec<Instant>,
+    frames: Vec<AudioFrame>,
 }
 
 /// What a phase of a call was like.
@@ -80,7 +90,7 @@ impl Machine {
 }
 
 impl Call {
-    fn new() -> Call {
+    fn new(signal: fn(usize, usize) -> Vec<f32>) -> Call {
         let path = Arc::new(ShapedPath::new([0, 1]));
         let mut room = Room::new();
         let through = path.clone();
@@ -89,24 +99,26 @@ impl Call {
         room.join("b", Config::default());
         room.connect_all();
         room.members[1].transport.subscribe(true, false);
-        Call { room, path, start: Instant::now(), sent: 0, heard: Vec::new() }
+        let (start, heard, frames) = (Instant::now(), Vec::new(), Vec::new());
+        Call { signal, room, path, start, sent: 0, heard, frames }
     }
 
     /// Speaks for a time and listens.
     fn speak(&mut self, time: Duration) {
         let end = Instant::now() + time;
-        let Self { room, start, sent, heard, .. } = self;
+        let Self { signal, room, start, sent, heard, frames, .. } = self;
         room.run_until("somebody speaks", |members| {
             while start.elapsed() >= Duration::from_millis(20) * *sent as u32 {
-                let samples = Arc::new(voice(*sent * 960, 960));
+                let samples = Arc::new(signal(*sent * 960, 960));
                 let timestamp_us = *sent as i64 * 20_000;
                 let frame = AudioFrame { samples, sample_rate: 48_000, channels: 1, timestamp_us };
                 members[0].transport.send_audio("b", frame).unwrap();
                 *sent += 1;
             }
             for event in members[1].events.drain(..) {
-                if let Event::Audio { .. } = event {
+                if let Event::Audio { frame, .. } = event {
                     heard.push(Instant::now());
+                    frames.push(frame);
                 }
             }
             Instant::now() >= end
@@ -116,12 +128,15 @@ impl Call {
     fn stats(&mut self) -> JitterStats {
         self.room.members[1].transport.request_stats(1, None);
         let mut stats = None;
-        let Self { room, heard, .. } = self;
+        let Self { room, heard, frames, .. } = self;
         room.run_until("stats", |members| {
             for event in members[1].events.drain(..) {
                 match event {
                     Event::Stats { mut peers, .. } => stats = peers.pop(),
-                    Event::Audio { .. } => heard.push(Instant::now()),
+                    Event::Audio { frame, .. } => {
+                        heard.push(Instant::now());
+                        frames.push(frame);
+                    }
                     _ => {}
                 }
             }
@@ -162,7 +177,7 @@ impl Call {
 
 #[test]
 fn little_is_made_up_and_nothing_waits_longer_than_the_path_asks_for() {
-    let mut call = Call::new();
+    let mut call = Call::new(voice);
     let (settle, time) = (Duration::from_secs(4), Duration::from_secs(6));
     let clean = call.phase(Shape::CLEAR, Duration::from_secs(1), time);
     println!("clean: {clean:.4?}");
@@ -184,4 +199,47 @@ fn little_is_made_up_and_nothing_waits_longer_than_the_path_asks_for() {
     assert!((0.015..0.11).contains(&lost), "{lossy:?}");
     assert!(lossy.recovered > lossy.made_up, "the encoder makes copies for a path that loses: {lossy:?}");
     assert!(lossy.p50_ms < 20.0 + 3.0 * lossy.machine_ms, "a loss delays nothing else: {lossy:?}");
+}
+
+#[test]
+fn a_tone_goes_on_through_losses() {
+    let mut call = Call::new(tone);
+    call.speak(Duration::from_secs(1));
+    let (before, first) = (call.stats(), call.frames.len());
+    call.path.shape(0, Class::Audio, Shape { loss: 0.05, ..Shape::CLEAR });
+    call.speak(Duration::from_secs(8));
+    call.path.shape(0, Class::Audio, Shape::CLEAR);
+    call.speak(Duration::from_millis(500));
+    let (after, last) = (call.stats(), call.frames.len());
+    let frames = &call.frames[first..last];
+    let filled = (after.concealed_samples + after.recovered_samples)
+        - (before.concealed_samples + before.recovered_samples);
+    let samples: Vec<f32> = frames.iter().flat_map(|frame| frame.samples.iter().copied()).collect();
+    // Nothing is left out: what came, what a copy gave and what was made up are together what was sent, and each follows on the other.
+    assert_eq!(after.samples() - before.samples(), samples.len() as u64);
+    assert!((960 * 4..960 * 60).contains(&filled), "{filled}");
+    for pair in frames.windows(2) {
+        let step = pair[1].timestamp_us - pair[0].timestamp_us;
+        let length = pair[0].samples.len() as i64 * 1_000_000 / 48_000;
+        assert!((step - length).abs() < 3000, "{step} us after {length} us of sound");
+    }
+    // It is there all the time, and nothing clicks.
+    let level = |part: &[f32]| {
+        let power = part.iter().map(|s| f64::from(s * s)).sum::<f64>() / part.len() as f64;
+        10.0 * (power * 2.0 / f64::from(LEVEL * LEVEL)).log10()
+    };
+    let mut levels: Vec<f64> = samples.chunks_exact(480).map(level).collect();
+    levels.sort_by(f64::total_cmp);
+    let (softest, loudest) = (levels[0], levels[levels.len() - 1]);
+    let soft = levels.iter().filter(|db| **db < -3.0).count() as f64 / levels.len() as f64;
+    let steepest = samples.windows(2).map(|w| (w[1] - w[0]).abs()).fold(0.0, f32::max);
+    println!(
+        "{} of {} samples filled in; level {softest:.1} to {loudest:.1} dB, {:.2} % below -3 dB; steepest step {:.1} of the tone's",
+        filled,
+        samples.len(),
+        soft * 100.0,
+        steepest / (TAU * HZ / 48_000.0 * LEVEL)
+    );
+    assert!(softest > -15.0 && soft < 0.05 && loudest < 2.0, "{softest:.1} to {loudest:.1} dB, {soft:.3}");
+    assert!(steepest < 2.0 * TAU * HZ / 48_000.0 * LEVEL, "a click: {steepest}");
 }
