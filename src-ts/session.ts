@@ -20,13 +20,22 @@ export interface SessionOutput {
 
 /** From peers, through the graph, on to peers: native, without JavaScript for each frame. */
 export interface RouteOptions {
-  /** Whose media. `'*'`: everybody's. */
+  /** Whose media. `'*'`: everybody's, also of those who come later. */
   from: string[] | '*'
   /** What of theirs goes into the graph. What comes out may be of another kind, as the events of a `Vad`. */
   track: 'audio' | 'video' | 'data'
-  /** The output whose items are sent: `node` for all of a node's, or `node.port`. */
+  /**
+   * The output that is sent on: `node.port`, or `node` for those of a node's outputs that give the track's kind (all where none does).
+   * Text and JSON go as messages.
+   */
   through: string
+  /**
+   * To whom: back to the `sender`; to the `others`, which are all connected peers but the sender; to `all`; or to these. What a shared
+   * node makes of several peers' media comes from nobody: `others` is `all` then, and a mixer leaves out each listener's own part.
+   */
   to: 'sender' | 'others' | 'all' | string[]
+  /** Peers that are named needn't be in the room yet. Default false: `ERR_PEER_NOT_FOUND`. */
+  mayBeAbsent?: boolean
 }
 
 /** Times, in microseconds. Each percentile is exact to a quarter of an octave. */
@@ -108,6 +117,8 @@ export interface SessionHost {
   sendToPeer(peerId: string, data: Sendable): Promise<void>
   broadcast(data: Sendable, exclude?: string[]): Promise<void>
   hasLeft(peerId: string): boolean
+  /** Who is in the room, or connected. */
+  known(): Iterable<string>
   /** Which media sessions want has changed. */
   wantsChanged(): void
   /** A session doesn't read this peer's messages, or does again. */
@@ -127,6 +138,7 @@ export class MultiPeerSession implements AsyncDisposable, AsyncIterable<Received
   readonly #routes = new Set<Route>()
   readonly #taps = new Set<() => void>()
   #warnings: readonly string[]
+  #ended: (() => void) | undefined
   #closed: Promise<void> | undefined
 
   /** @internal */
@@ -194,19 +206,36 @@ export class MultiPeerSession implements AsyncDisposable, AsyncIterable<Received
     })
   }
 
-  /** Starts a route. Throws `ERR_CONFIG` naming the field. */
+  /**
+   * Starts a route. Throws `ERR_CONFIG` naming the field (an output that the graph doesn't have, a track that doesn't lead there),
+   * `ERR_PEER_NOT_FOUND` for a peer that is named and not in the room.
+   *
+   * A receiver has one audio and one video track. Several streams of sound to one receiver are mixed for it. Of several streams of
+   * pictures it is shown the first, until that one is quiet for 2 s; `counters.picturesInConflict` counts the others.
+   */
   route(options: RouteOptions): Route {
     if (this.#closed) throw this.#gone()
-    const number = unwrap(this.#host.native.addRoute(this.#number, toNativeRoute(options)))
-    const route = new Route(this.#host.native, number, options, () => this.#routes.delete(route))
+    const config = toNativeRoute(options)
+    checkKnown(this.#host, options)
+    const number = unwrap(this.#host.native.addRoute(this.#number, config))
+    const route = new Route(this.#host, number, options, () => this.#routes.delete(route))
     this.#routes.add(route)
     return route
   }
 
-  /** Changes a node's parameter in every instance, from the next item on. Throws `ERR_NODE` naming what is allowed. */
-  setParam(node: string, name: string, value: unknown): void {
+  /**
+   * Changes a node's parameter in every instance, from the next item on. With `peerId`, tells a shared node something about this peer,
+   * who may come later: of a mixer, `gain_db` and `muted`; it is forgotten when the peer leaves. Throws `ERR_NODE` naming what is
+   * allowed.
+   */
+  setParam(node: string, name: string, value: unknown, options: { peerId?: string } = {}): void {
     if (this.#closed) throw this.#gone()
-    check(this.#host.native.setParam(this.#number, node, name, JSON.stringify(value) ?? 'null'))
+    checkKnownKeys('options', options, ['peerId'])
+    const { peerId } = options
+    const json = JSON.stringify(value) ?? 'null'
+    if (peerId === undefined) check(this.#host.native.setParam(this.#number, node, name, json))
+    else if (typeof peerId !== 'string') throw configError('peerId', peerId, "a peer's id")
+    else check(this.#host.native.setPeerParam(this.#number, node, peerId, name, json))
   }
 
   /** Switches a node on or off, from the next item on: one that is off passes on what it gets. */
@@ -273,7 +302,10 @@ export class MultiPeerSession implements AsyncDisposable, AsyncIterable<Received
     return sessionMetrics(this.#host.peerId, this)
   }
 
-  /** Ends the session, its routes and its instances; `recv*` give null. Idempotent. */
+  /**
+   * Ends the session: takes nothing in any more, runs and sends what waits (2 s at most; the rest is dropped), and frees its routes and
+   * instances. `recv*` give null at once, and what was not read is dropped. Resolves when all of that is done. Idempotent.
+   */
   close(): Promise<void> {
     this.#closed ??= this.#end()
     return this.#closed
@@ -298,11 +330,19 @@ export class MultiPeerSession implements AsyncDisposable, AsyncIterable<Received
     this.#inbox.peerLeft(peerId)
   }
 
+  /** @internal What `finishSession` began is done. */
+  finished(number: number): void {
+    if (number === this.#number) this.#ended?.()
+  }
+
   async #end(): Promise<void> {
     this.#inbox.close()
-    this.#routes.clear()
+    await new Promise<void>((resolve) => {
+      this.#ended = resolve
+      this.#host.native.finishSession(this.#number)
+    })
+    for (const route of [...this.#routes]) route.close()
     for (const end of [...this.#taps]) end()
-    this.#host.native.closeSession(this.#number)
     this.#host.closed(this)
   }
 
@@ -318,15 +358,15 @@ export class MultiPeerSession implements AsyncDisposable, AsyncIterable<Received
 
 /** A route that runs until it is closed, or its session is. */
 export class Route {
-  readonly #native: NativeTransport
+  readonly #host: SessionHost
   readonly #number: number
   readonly #onClose: () => void
   #options: RouteOptions
   #closed = false
 
   /** @internal */
-  constructor(transport: NativeTransport, route: number, options: RouteOptions, onClose: () => void) {
-    this.#native = transport
+  constructor(host: SessionHost, route: number, options: RouteOptions, onClose: () => void) {
+    this.#host = host
     this.#number = route
     this.#options = { ...options }
     this.#onClose = onClose
@@ -336,11 +376,16 @@ export class Route {
     return { ...this.#options }
   }
 
-  /** Changes some of it while it runs; receivers see one stream go on. */
+  /**
+   * Changes some of it, between two frames: receivers that stay hear and see one stream go on. Throws as `session.route`; then it runs
+   * on as it was.
+   */
   update(changes: Partial<RouteOptions>): void {
     if (this.#closed) throw new WebRtcError('ERR_CLOSED', 'the route is closed')
     const next = { ...this.#options, ...changes }
-    check(this.#native.updateRoute(this.#number, toNativeRoute(next)))
+    const config = toNativeRoute(next)
+    checkKnown(this.#host, next, this.#options)
+    check(this.#host.native.updateRoute(this.#number, config))
     this.#options = next
   }
 
@@ -348,14 +393,15 @@ export class Route {
   close(): void {
     if (this.#closed) return
     this.#closed = true
-    this.#native.removeRoute(this.#number)
+    this.#host.native.removeRoute(this.#number)
     this.#onClose()
   }
 }
 
 function toNativeRoute(options: RouteOptions): NativeRoute {
-  checkKnownKeys('route', options, ['from', 'track', 'through', 'to'])
-  const { from, track, through, to } = options
+  checkKnownKeys('route', options, ['from', 'track', 'through', 'to', 'mayBeAbsent'])
+  const { from, track, through, to, mayBeAbsent = false } = options
+  if (typeof mayBeAbsent !== 'boolean') throw configError('route.mayBeAbsent', mayBeAbsent, 'true or false')
   if (from !== '*' && !isIds(from)) throw configError('route.from', from, "peer ids or '*'")
   if (!['audio', 'video', 'data'].includes(track))
     throw configError('route.track', track, "'audio', 'video' or 'data'")
@@ -368,6 +414,24 @@ function toNativeRoute(options: RouteOptions): NativeRoute {
     track,
     through,
     ...(isIds(to) ? { toPeers: to } : { to }),
+  }
+}
+
+/** Peers that a route names must be there, but for those that it named before. */
+function checkKnown(host: SessionHost, options: RouteOptions, before?: RouteOptions): void {
+  if (options.mayBeAbsent) return
+  for (const field of ['from', 'to'] as const) {
+    const named = options[field]
+    if (!isIds(named)) continue
+    const old = [before?.from, before?.to].filter(isIds).flat()
+    const fine = new Set<string>([host.peerId, ...host.known(), ...old])
+    const unknown = named.find((id) => !fine.has(id))
+    if (unknown === undefined) continue
+    throw new WebRtcError(
+      'ERR_PEER_NOT_FOUND',
+      `route.${field}: '${unknown}' is not in the room; wait for it (connectPeer), or say mayBeAbsent: true`,
+      { peerId: unknown },
+    )
   }
 }
 

@@ -155,6 +155,7 @@ export class WebRtcTransport
       sendToPeer: (peerId, data) => this.sendToPeer(peerId, data),
       broadcast: (data, exclude) => this.broadcast(data, exclude),
       hasLeft: (peerId) => this.#gone.has(peerId),
+      known: () => new Set([...this.#roster.keys(), ...this.#native.peers().map(({ peerId }) => peerId)]),
       wantsChanged: () => this.#subscribe(),
       hold: (session, peerId, hold) => this.#hold(session, peerId, hold),
       closed: (session) => {
@@ -484,6 +485,9 @@ export class WebRtcTransport
       case 'stats':
         take(this.#statistics, event.number!)?.resolve(toReport(event.stats ?? [], Date.now()))
         break
+      case 'sessionClosed':
+        for (const session of this.#sessions) session.finished(event.number!)
+        break
       case 'turnServersNeeded':
         this.#turnServers?.refresh()
         break
@@ -634,7 +638,7 @@ export class WebRtcTransport
   async #shutDown(): Promise<void> {
     this.#turnServers?.close()
     await Promise.all([...this.#metrics].map((server) => server.close()))
-    for (const session of [...this.#sessions]) await session.close()
+    await Promise.all([...this.#sessions].map((session) => session.close()))
     // Both say goodbye at once, so that peers learn of it as soon as can be.
     await Promise.all([this.#native.close(), this.#membership?.leave()])
     await this.#membership?.closeServer()

@@ -293,7 +293,7 @@ async function serveScripts(): Promise<{ origin: string; close(): Promise<void> 
 }
 
 async function serve(path: string): Promise<{ type: string; body: string | null }> {
-  const script = /^\/(peer|caller|media|pattern|flash-and-beep)\.js$/.exec(path)?.[1]
+  const script = /^\/(peer|caller|media|pattern|flash-and-beep|recorder)\.js$/.exec(path)?.[1]
   if (script) {
     const body = await plainScript(join(__dirname, 'browser', `${script}.ts`))
     return { type: 'text/javascript; charset=utf-8', body }

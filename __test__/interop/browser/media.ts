@@ -9,6 +9,7 @@ import type {
   StatsSummary,
   ToneReading,
 } from './protocol.js'
+import { Recorder } from './recorder.js'
 
 /** What a peer sends, and its ear. */
 export class Sources {
@@ -100,6 +101,10 @@ export class Sources {
   ): Promise<FlashAndBeepReading> {
     playing(audio)
     return readFlashesAndBeeps(video, audio, ms)
+  }
+
+  record(pc: RTCPeerConnection, track: MediaStreamTrack): Promise<Recorder> {
+    return Recorder.start(pc, this.#context, playing(track))
   }
 
   /** A received voice as a track of our own: Chromium doesn't send a remote audio track on. */

@@ -4,10 +4,12 @@ import type {
   FlashAndBeepReading,
   PeerOptions,
   PictureReading,
+  Recording,
   StatsSummary,
   ToneReading,
   WireMessage,
 } from './protocol.js'
+import type { Recorder } from './recorder.js'
 
 const RECORD_SEPARATOR = '\u001e'
 
@@ -25,6 +27,7 @@ export class Peer {
   readonly #links = new Map<string, Link>()
   readonly #pending = new Map<number, { resolve(result: unknown): void; reject(error: Error): void }>()
   readonly #sources = new Sources()
+  #recorder: Recorder | undefined
   #socket!: WebSocket
   #nextId = 1
 
@@ -129,6 +132,18 @@ export class Peer {
     return this.#sources.measureTone(track, settleMs)
   }
 
+  /** Records what a peer sends from here on. */
+  async record(remoteId: string, timeoutMs: number): Promise<void> {
+    const track = await this.#remoteTrack(remoteId, 'audio', timeoutMs)
+    this.#recorder = await this.#sources.record(this.#existing(remoteId).pc, track)
+  }
+
+  /** What was recorded since the last call. */
+  recorded(): Recording {
+    if (!this.#recorder) throw new Error('nothing is recorded')
+    return this.#recorder.take()
+  }
+
   async pictures(remoteId: string, count: number, timeoutMs: number): Promise<PictureReading[]> {
     const track = await this.#remoteTrack(remoteId, 'video', timeoutMs)
     return readPictures(track, count, timeoutMs)
@@ -176,6 +191,7 @@ export class Peer {
 
   close(): void {
     for (const id of [...this.#links.keys()]) this.disconnect(id)
+    this.#recorder?.stop()
     this.#socket.close(1000)
     this.#sources.close()
   }

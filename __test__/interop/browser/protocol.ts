@@ -94,3 +94,13 @@ export interface RtpSummary {
   totalSamplesReceived: number
   concealedSamples: number
 }
+
+/** A stretch of received sound. Times are in milliseconds since the epoch. */
+export interface Recording {
+  /** 16-bit samples at 48 kHz, mono, little endian, as base64. */
+  pcm: string
+  /** When its pieces were whole. */
+  blocks: { endedAt: number; frames: number }[]
+  /** When it was seen, every 100 ms, that the browser made something up or changed its pace. */
+  disturbedAt: number[]
+}

@@ -125,6 +125,9 @@ pub(crate) fn event_out(event: Event) -> NativeEvent {
             stats: Some(peers.into_iter().map(peer_stats).collect()),
             ..empty("stats", None)
         },
+        Event::SessionClosed { session } => {
+            NativeEvent { number: Some(session.0 as u32), ..empty("sessionClosed", None) }
+        }
         Event::AddressesChanged => empty("addresses", None),
         Event::TurnServersNeeded => empty("turnServersNeeded", None),
         Event::Error { peer, error } => NativeEvent { error: Some(error.into()), ..empty("error", peer) },

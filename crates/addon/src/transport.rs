@@ -554,12 +554,6 @@ impl JsTransport {
         self.transport.set_enabled(session_id(session), &node, enabled).err().map(NativeError::from)
     }
 
-    /// Ends a session.
-    #[napi(catch_unwind)]
-    pub fn close_session(&self, session: f64) {
-        self.transport.close_session(session_id(session));
-    }
-
     /// Ends everything and joins the threads.
     #[napi]
     pub fn close(&self) -> AsyncTask<CloseTask> {

@@ -120,6 +120,36 @@ impl JsTransport {
         }
     }
 
+    /// Tells a shared node something about one peer, given as JSON.
+    #[napi(catch_unwind)]
+    pub fn set_peer_param(
+        &self,
+        session: f64,
+        node: String,
+        peer: String,
+        name: String,
+        value: String,
+    ) -> Option<NativeError> {
+        let value = match serde_json::from_str(&value) {
+            Ok(value) => value,
+            Err(error) => return Some(NativeError::config(error)),
+        };
+        let set = self.transport.set_peer_param(session_id(session), &node, &peer, &name, value);
+        set.err().map(NativeError::from)
+    }
+
+    /// Runs what waits in a session, then ends it. A `sessionClosed` event with its number follows.
+    #[napi(catch_unwind)]
+    pub fn finish_session(&self, session: f64) {
+        self.transport.finish_session(session_id(session));
+    }
+
+    /// Ends a session at once.
+    #[napi(catch_unwind)]
+    pub fn close_session(&self, session: f64) {
+        self.transport.close_session(session_id(session));
+    }
+
     /// Ends a tap.
     #[napi(catch_unwind)]
     pub fn remove_tap(&self, session: f64, number: f64) {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -21,6 +21,8 @@ use crate::ticket::{EachSink, Outcome, Ticket};
 
 /// Parameters of one foreign node that a session keeps for instances to come.
 const MAX_FOREIGN_PARAMS: usize = 256;
+/// How often a session that finishes is looked at.
+const LOOK: Duration = Duration::from_millis(5);
 /// Taps of one session.
 const MAX_TAPS: usize = 256;
 /// Failures told at once, and a second when they go on: a node that fails on every frame must not drown its listener.
@@ -109,6 +111,8 @@ struct Inner {
 struct State {
     plan: Arc<Plan>,
     metrics: Arc<Metrics>,
+    /// Takes nothing in any more.
+    finishing: bool,
     closed: bool,
     instances: HashMap<Key, Mailbox<Msg>>,
     /// Peers that are there, whether or not anything came from them yet.
@@ -117,6 +121,17 @@ struct State {
     params: BTreeMap<Arc<str>, Params>,
     foreign_params: BTreeMap<Arc<str>, BTreeMap<String, Value>>,
     enabled: BTreeMap<Arc<str>, bool>,
+}
+
+/// Told when it is dropped.
+struct Told(Option<Box<dyn FnOnce() + Send>>);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if let Some(done) = self.0.take() {
+            done();
+        }
+    }
 }
 
 /// Names an instance: some of the nodes of a plan, for one peer or for all.
@@ -155,6 +170,7 @@ impl Session {
         let state = State {
             metrics: plan.metrics(None),
             plan,
+            finishing: false,
             closed: false,
             instances: HashMap::new(),
             present: BTreeSet::new(),
@@ -349,6 +365,13 @@ impl Session {
         }
     }
 
+    /// Takes nothing in any more, runs what waits (at nodes that run elsewhere too), then ends as [`Session::close`] does; at the latest
+    /// after `limit`. `done` is called once, on a worker or right here, when it has ended.
+    pub fn finish(&self, limit: Duration, done: impl FnOnce() + Send + 'static) {
+        lock(&self.inner.state).finishing = true;
+        self.inner.clone().finish(Instant::now() + limit, Told(Some(Box::new(done))));
+    }
+
     /// Ends all instances; what waits is dropped, and whoever waits for it is told so. Idempotent; doesn't wait for the
     /// item a worker is busy with.
     pub fn close(&self) {
@@ -373,7 +396,14 @@ impl Session {
     }
 
     fn put(&self, peer: Option<&str>, mut item: Item) -> Result<Pushed, NodeError> {
-        self.inner.plan().check_input(item.kind())?;
+        let plan = {
+            let state = lock(&self.inner.state);
+            if state.finishing || state.closed {
+                return Err(NodeError::Closed);
+            }
+            state.plan.clone()
+        };
+        plan.check_input(item.kind())?;
         item.data.check()?;
         let kind = item.kind();
         if item.source.is_none() {
@@ -384,7 +414,7 @@ impl Session {
             self.inner.admit(peer)?;
         }
         let mut displaced = 0;
-        for place in self.inner.plan().entries(kind) {
+        for place in plan.entries(kind) {
             let peer = peer.clone().filter(|_| place.scope == Scope::Peer);
             let mailbox = self.inner.mailbox(&Key { place, peer })?;
             match mailbox.push(Msg::Input(item.clone())) {
@@ -539,6 +569,33 @@ impl Inner {
             (None, None, Some(_)) => vec![None],
             (None, None, None) => state.present.iter().cloned().map(Some).collect(),
         }
+    }
+
+    /// Looks now and then whether nothing is under way any more.
+    fn finish(self: Arc<Self>, until: Instant, done: Told) {
+        let now = Instant::now();
+        if now >= until || self.is_idle() {
+            self.close();
+            return drop(done);
+        }
+        let again = self.clone();
+        // A pool that is closed runs nothing any more; `done` is told all the same when this is dropped.
+        if !self.pool.at(now + LOOK, move || again.finish(until, done)) {
+            self.close();
+        }
+    }
+
+    /// Whether nothing waits or runs, in an instance or at a node that runs elsewhere.
+    fn is_idle(&self) -> bool {
+        let runs = || {
+            let state = lock(&self.state);
+            let waits = state.metrics.nodes.iter().any(|node| node.depth.load(Ordering::Relaxed) > 0)
+                || state.metrics.edges.iter().any(|edge| edge.depth.load(Ordering::Relaxed) > 0);
+            let idle = !waits && state.instances.values().all(Mailbox::is_idle);
+            idle.then(|| state.instances.values().map(|mailbox| mailbox.stats().run).sum::<u64>())
+        };
+        // What went from one instance to another between two looks has run by the second.
+        matches!((runs(), runs()), (Some(first), Some(second)) if first == second)
     }
 
     fn close(&self) {

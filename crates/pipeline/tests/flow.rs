@@ -454,3 +454,38 @@ fn a_tap_hears_one_output_and_a_route_may_name_a_port() {
     }
     assert_eq!(session.tap("m", hook).unwrap_err(), NodeError::Limit { what: "taps", limit: 256 });
 }
+
+#[test]
+fn a_session_that_finishes_runs_what_it_has_and_takes_nothing_more_but_waits_for_nobody_forever() {
+    let (registry, host) = with_host(Kind::Text);
+    let (plain, clock) = (js("deadline_ms: 20000"), ", {id: mix, node_type: AudioMixer}]}");
+    for yaml in [plain.clone(), plain.replace("]}", clock)] {
+        let session = session(&yaml, &registry);
+        let waiting: Vec<_> =
+            ["a", "b", "c", "d", "e"].map(|word| begin(&session, Some("ann"), text(word))).into();
+        let (tx, rx) = channel();
+        session.finish(LONG, move || tx.send(()).unwrap());
+        let late = begin(&session, Some("ann"), text("late")).recv_timeout(LONG).unwrap();
+        assert_eq!(late.unwrap_err(), NodeError::Closed);
+        assert!(rx.recv_timeout(Duration::from_millis(60)).is_err(), "it has not finished");
+        host.take(waiting.len()).into_iter().for_each(upper);
+        let words: Vec<_> = waiting
+            .into_iter()
+            .map(|outcome| text_of(&outcome.recv_timeout(LONG).unwrap().unwrap().unwrap()).to_owned())
+            .collect();
+        assert_eq!(words, ["A", "B", "C", "D", "E"]);
+        rx.recv_timeout(LONG).unwrap();
+        session.finish(LONG, || {});
+    }
+    let hung = session(&plain, &registry);
+    let outcome = begin(&hung, Some("ann"), text("a"));
+    let held = host.take(1);
+    let (tx, rx) = channel();
+    let since = Instant::now();
+    hung.finish(Duration::from_millis(80), move || tx.send(()).unwrap());
+    rx.recv_timeout(LONG).unwrap();
+    assert!(since.elapsed() >= Duration::from_millis(80));
+    assert!(outcome.recv_timeout(LONG).unwrap().unwrap().is_none(), "it was dropped");
+    assert!(!host.released.lock().unwrap().is_empty(), "its nodes are freed");
+    drop(held);
+}

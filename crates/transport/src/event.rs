@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bytes::Bytes;
 use remotemedia_media::{AudioFrame, VideoFrame};
 
-use crate::{Message, PeerAnnouncement, PeerId, PeerStats, PeerStatus, Reason, Signal, TransportError};
+use crate::{
+    Message, PeerAnnouncement, PeerId, PeerStats, PeerStatus, Reason, SessionId, Signal, TransportError,
+};
 
 /// Received messages that wait for the owner, in bytes a peer, before that peer is made to wait. It goes on at half of it.
 pub const MAX_WAITING_MESSAGE_BYTES: usize = 4 << 20;
@@ -120,6 +122,11 @@ pub enum Event {
         peer: PeerId,
         /// The picture.
         frame: VideoFrame,
+    },
+    /// What `finish_session` began is done.
+    SessionClosed {
+        /// Which.
+        session: SessionId,
     },
     /// The answer to a `request_stats`.
     Stats {

@@ -60,7 +60,11 @@ impl Lines {
         let mut lines = crate::lock(&self.audio);
         targets.retain(|peer| {
             let line = lines.entry(peer.id.clone()).or_default();
-            line.note(stream, now);
+            for over in line.note(stream, now) {
+                if let Some(desk) = &line.desk {
+                    let _ = desk.push(DeskJob::End(over));
+                }
+            }
             if line.streams.len() > 1 {
                 line.idle = None;
                 line.desk.get_or_insert_with(|| desk(shared, peer.clone(), id()));
@@ -126,14 +130,23 @@ impl Lines {
 }
 
 impl AudioLine {
-    fn note(&mut self, stream: &Stream, now: Instant) {
-        self.streams
-            .retain(|(known, seen)| known == stream || now.saturating_duration_since(*seen) < AUDIO_ON);
+    /// Takes note of a stream that is on, and forgets those that aren't. Returns those that it takes the place of: a route that was led
+    /// through a mixer gives its mix instead of each peer's stream, or the other way round.
+    fn note(&mut self, stream: &Stream, now: Instant) -> Vec<Stream> {
+        let on = |(known, seen): &(Stream, Instant)| {
+            known == stream || now.saturating_duration_since(*seen) < AUDIO_ON
+        };
+        self.streams.retain(on);
+        let mut over = Vec::new();
         if let Some((_, seen)) = self.streams.iter_mut().find(|(known, _)| known == stream) {
             *seen = now;
         } else if self.streams.len() < MAX_STREAMS {
+            let (replaced, kept) = self.streams.drain(..).partition(|(known, _)| stream.replaces(known));
+            self.streams = kept;
             self.streams.push((stream.clone(), now));
+            over = Vec::into_iter(replaced).map(|(stream, _)| stream).collect();
         }
+        over
     }
 }
 

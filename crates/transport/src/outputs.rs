@@ -90,6 +90,15 @@ impl SourceKey {
         }
     }
 
+    /// Whether a route gives this instead of that: what is made of several peers' media, or each peer's.
+    pub(crate) fn replaces(&self, other: &SourceKey) -> bool {
+        match (self, other) {
+            (SourceKey::Mix(own), SourceKey::Route(other, _))
+            | (SourceKey::Route(own, _), SourceKey::Mix(other)) => own == other,
+            _ => false,
+        }
+    }
+
     fn is_of_route(&self, route: u64) -> bool {
         match self {
             SourceKey::Route(own, _) | SourceKey::Mix(own) | SourceKey::Own(own, _) => *own == route,

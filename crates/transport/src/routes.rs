@@ -24,6 +24,25 @@ pub enum Track {
     Data,
 }
 
+impl Track {
+    /// What items of it are.
+    fn kinds(self) -> &'static [Kind] {
+        match self {
+            Track::Audio => &[Kind::Audio],
+            Track::Video => &[Kind::Video],
+            Track::Data => &[Kind::Text, Kind::Json, Kind::Binary],
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Track::Audio => "audio",
+            Track::Video => "video",
+            Track::Data => "data",
+        }
+    }
+}
+
 /// Who gets what a route gives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RouteTo {
@@ -76,12 +95,16 @@ impl Route {
             let message = format!("'{through}' is no output node of the graph; those are: {known}");
             return Err(TransportError::Config { field: "through", message });
         }
-        let kinds: &[Kind] = match config.track {
-            Track::Audio => &[Kind::Audio, Kind::Any],
-            Track::Video => &[Kind::Video, Kind::Any],
-            Track::Data => &[Kind::Text, Kind::Json, Kind::Binary, Kind::Any],
+        let kinds = config.track.kinds();
+        if !plan.leads_to(kinds, &config.through) {
+            let (track, through) = (config.track.name(), &config.through);
+            let takes = plan.takes().iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ");
+            let message = format!("{track} doesn't lead to '{through}' in this graph, which takes: {takes}");
+            return Err(TransportError::Config { field: "track", message });
+        }
+        let fits = |(_, kind): &&(&str, Kind)| {
+            config.through.contains('.') || *kind == Kind::Any || kinds.contains(kind)
         };
-        let fits = |(_, kind): &&(&str, Kind)| config.through.contains('.') || kinds.contains(kind);
         let chosen: Vec<_> = if all.iter().any(|port| fits(&port)) {
             all.iter().filter(fits).collect()
         } else {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, RwLock, Weak};
+use std::time::Duration;
 
 use remotemedia_pipeline::{
     EachSink, ErrorHook, ErrorReport, Item, Kind, NodeError, OutputHook, Plan, Session, SessionOptions,
@@ -10,7 +11,7 @@ use remotemedia_pipeline::{
 };
 
 use crate::event::Event;
-use crate::routes::{Route, RouteConfig, Track};
+use crate::routes::{Route, RouteConfig, RouteTo, Track};
 use crate::shared::Shared;
 use crate::{PeerId, TransportError};
 
@@ -143,6 +144,25 @@ impl Sessions {
         }
     }
 
+    pub(crate) fn set_peer_param(
+        &self,
+        id: SessionId,
+        node: &str,
+        peer: &str,
+        name: &str,
+        value: serde_json::Value,
+    ) -> Result<(), NodeError> {
+        self.get(id).ok_or(NodeError::Closed)?.set_source_param(node, peer, name, value)
+    }
+
+    /// Runs what waits in a session, then calls `done`. Its routes still send meanwhile.
+    pub(crate) fn finish(&self, id: SessionId, limit: Duration, done: impl FnOnce() + Send + 'static) {
+        match self.get(id) {
+            Some(session) => session.finish(limit, done),
+            None => done(),
+        }
+    }
+
     /// Ends a session. Returns its routes.
     pub(crate) fn close(&self, id: SessionId) -> Vec<u64> {
         let (session, routes) = {
@@ -168,7 +188,7 @@ impl Sessions {
     pub(crate) fn add_route(&self, id: SessionId, config: RouteConfig) -> Result<u64, TransportError> {
         let mut state = crate::write(&self.state);
         let plan = state.sessions.get(&id).ok_or(TransportError::Closed)?.plan();
-        let route = Route::new(self.next_id(), id, config, &plan)?;
+        let route = self.checked(Route::new(self.next_id(), id, config, &plan)?)?;
         if state.routes.len() >= MAX_ROUTES {
             return Err(TransportError::Config {
                 field: "route",
@@ -186,8 +206,24 @@ impl Sessions {
         let at = state.routes.iter().position(|r| r.id == id).ok_or(TransportError::Closed)?;
         let session = state.routes[at].session;
         let plan = state.sessions.get(&session).ok_or(TransportError::Closed)?.plan();
-        state.routes[at] = Arc::new(Route::new(id, session, config, &plan)?);
+        state.routes[at] = Arc::new(self.checked(Route::new(id, session, config, &plan)?)?);
         Ok(())
+    }
+
+    /// Nobody is a peer of itself.
+    fn checked(&self, route: Route) -> Result<Route, TransportError> {
+        let Some(shared) = self.shared.get().and_then(Weak::upgrade) else {
+            return Err(TransportError::Closed);
+        };
+        let own = &shared.config.peer_id;
+        let is_own = |ids: &[PeerId]| ids.iter().any(|id| **id == **own);
+        let field = match &route.config {
+            RouteConfig { from: Some(from), .. } if is_own(from) => "from",
+            RouteConfig { to: RouteTo::Peers(to), .. } if is_own(to) => "to",
+            _ => return Ok(route),
+        };
+        let message = format!("'{own}' is this transport itself; a route goes from its peers to its peers");
+        Err(TransportError::Config { field, message })
     }
 
     pub(crate) fn remove_route(&self, id: u64) {

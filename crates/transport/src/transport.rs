@@ -23,6 +23,8 @@ use crate::{
 
 /// Threads for video and pipelines: each picture in the machine is worked on by one of them at a time.
 const MAX_VIDEO_WORKERS: usize = 8;
+/// What waits in a session that is closed is run for this long at most.
+const MAX_FINISH: Duration = Duration::from_secs(2);
 
 /// A running transport. All calls return at once but [`Transport::close`], which joins the threads.
 pub struct Transport {
@@ -365,7 +367,33 @@ impl Transport {
         self.shared.sessions.stats(session)
     }
 
-    /// Ends a session with its routes and instances.
+    /// Tells a shared node something about one peer, who may not be there yet: of a mixer, `gain_db` or `muted`. Forgotten when the peer
+    /// leaves the room.
+    pub fn set_peer_param(
+        &self,
+        session: SessionId,
+        node: &str,
+        peer: &str,
+        name: &str,
+        value: serde_json::Value,
+    ) -> Result<(), NodeError> {
+        self.shared.sessions.set_peer_param(session, node, peer, name, value)
+    }
+
+    /// Takes nothing in any more for a session, runs and sends what waits in it, for 2 s at most, and ends it with its routes and
+    /// instances. [`Event::SessionClosed`] tells of the end.
+    pub fn finish_session(&self, session: SessionId) {
+        let weak = Arc::downgrade(&self.shared);
+        self.shared.sessions.finish(session, MAX_FINISH, move || {
+            let Some(shared) = weak.upgrade() else { return };
+            for route in shared.sessions.close(session) {
+                shared.outputs.remove_route(route);
+            }
+            shared.events.push(Event::SessionClosed { session });
+        });
+    }
+
+    /// Ends a session with its routes and instances at once; what waits is dropped.
     pub fn close_session(&self, session: SessionId) {
         for route in self.shared.sessions.close(session) {
             self.shared.outputs.remove_route(route);

@@ -111,13 +111,15 @@ impl Star {
                 (!levels.iter().all(right)).then(|| format!("{listener} hears {levels:.1?}"))
             })
         };
-        for _ in 0..20 {
+        for _ in 0..60 {
             if wrong(self).is_none() {
                 return;
             }
             self.talk(0.5, silent);
         }
-        panic!("{}, and should hear {tones:?}", wrong(self).unwrap_or_default());
+        if let Some(wrong) = wrong(self) {
+            panic!("{wrong}, and should hear {tones:?}");
+        }
     }
 
     /// Frames that listeners lost because this process was held up, on either end.
@@ -159,6 +161,11 @@ fn peers(names: &[&str]) -> RouteTo {
     RouteTo::Peers(names.iter().map(|name| PeerId::from(*name)).collect())
 }
 
+/// Whether these microseconds are whole ticks, but for what a sender report corrects at once.
+fn is_whole(step: i64) -> bool {
+    (step + 5_000).rem_euclid(20_000) < 10_000
+}
+
 const FOUR: [(&str, f64); 4] = [("ann", 300.0), ("bob", 440.0), ("cy", 700.0), ("dee", 1000.0)];
 
 #[test]
@@ -180,7 +187,7 @@ fn in_a_conference_everybody_hears_everybody_else_whoever_speaks_comes_or_goes()
     if star.held_up() == 0 {
         for (listener, frames) in &star.heard {
             let steps = frames.windows(2).map(|w| w[1].timestamp_us - w[0].timestamp_us);
-            let odd: Vec<_> = steps.enumerate().skip(25).filter(|(_, step)| *step % 20_000 != 0).collect();
+            let odd: Vec<_> = steps.enumerate().skip(25).filter(|(_, step)| !is_whole(*step)).collect();
             assert!(odd.is_empty(), "{listener}: {odd:?}");
         }
     }
@@ -267,7 +274,7 @@ fn a_stream_goes_on_without_a_gap_or_a_click_while_its_route_changes() {
         }
         let frames = &star.heard["bob"][begin..];
         let steps = frames.windows(2).map(|w| w[1].timestamp_us - w[0].timestamp_us);
-        let gaps: Vec<_> = steps.filter(|step| *step != 20_000).collect();
+        let gaps: Vec<_> = steps.filter(|step| !(15_000..25_000).contains(step)).collect();
         let samples: Vec<f32> = frames.iter().flat_map(|f| f.samples.iter().copied()).collect();
         let rough =
             samples.windows(3).map(|w| f64::from((w[2] - 2.0 * w[1] + w[0]).abs())).fold(0.0, f64::max);
@@ -316,4 +323,155 @@ fn of_two_streams_of_pictures_for_one_receiver_one_is_shown_and_the_other_counte
         |event| matches!(event, Event::Error { error, .. } if error.to_string().contains("Compositor")),
     );
     assert_eq!(told.count(), 1);
+}
+
+#[test]
+fn a_route_that_makes_no_sense_is_refused_by_name_and_what_runs_goes_on() {
+    let mut star = Star::new(&FOUR[..2]);
+    let yaml = "{version: v1, nodes: [
+        {id: gain, node_type: Gain}, {id: meter, node_type: LevelMeter}, {id: flip, node_type: Flip}],
+        connections: [{from: gain, to: meter}]}";
+    let session = star.session(yaml);
+    let good = route(Track::Audio, "meter.out", RouteTo::Others);
+    let number = star.hub().add_route(session, good.clone()).unwrap();
+    let from = |id: &str, route: RouteConfig| RouteConfig { from: Some(vec![id.into()]), ..route };
+    for (bad, says) in [
+        (route(Track::Audio, "nope", RouteTo::All), "through: 'nope' is no output"),
+        // It leads on to the meter.
+        (
+            route(Track::Audio, "gain", RouteTo::All),
+            "through: 'gain' is no output node of the graph; those are",
+        ),
+        (route(Track::Audio, "meter.loudness", RouteTo::All), "meter.level"),
+        (route(Track::Video, "meter.out", RouteTo::All), "track: video doesn't lead to 'meter.out'"),
+        (route(Track::Audio, "flip", RouteTo::All), "track: audio doesn't lead to 'flip'"),
+        (route(Track::Data, "flip", RouteTo::All), "track: data doesn't lead to 'flip'"),
+        (route(Track::Audio, "meter", peers(&["ann", "hub"])), "to: 'hub' is this transport itself"),
+        (from("hub", good.clone()), "from: 'hub' is this transport itself"),
+    ] {
+        let added = star.hub().add_route(session, bad.clone()).unwrap_err().to_string();
+        let updated = star.hub().update_route(number, bad).unwrap_err().to_string();
+        assert!(added.contains(says) && updated.contains(says), "{added}; {updated}");
+    }
+    let plan = Plan::compile(
+        &Manifest::parse("{version: v1, nodes: [{id: meter, node_type: Flip}]}").unwrap(),
+        &Registry::builtin(),
+    );
+    let refused = star.hub().reload_session(session, plan.unwrap()).unwrap_err().to_string();
+    assert!(refused.contains("meter.out"), "{refused}");
+    let error = star.hub().set_peer_param(session, "meter", "ann", "muted", true.into()).unwrap_err();
+    assert!(error.to_string().contains("no parameter by peer"), "{error}");
+    star.talk(1.5, &["bob"]);
+    star.check(&["bob"], &["ann"], &["bob"]);
+}
+
+#[test]
+fn several_sessions_run_side_by_side_and_one_that_is_closed_sends_what_it_has_and_is_gone() {
+    let mut star = Star::new(&FOUR[..3]);
+    let gain = star.session("{version: v1, nodes: [{id: gain, node_type: Gain}]}");
+    let mix = star.session("{version: v1, nodes: [{id: mix, node_type: ConferenceMixer}]}");
+    let ann = Some(vec![PeerId::from("ann")]);
+    let one = RouteConfig { from: ann, ..route(Track::Audio, "gain", peers(&["bob"])) };
+    star.hub().add_route(gain, one).unwrap();
+    let from = Some(vec![PeerId::from("cy")]);
+    let all = RouteConfig { from, ..route(Track::Audio, "mix.out", RouteTo::All) };
+    star.hub().add_route(mix, all).unwrap();
+    let silent = ["bob"];
+    star.talk(2.0, &silent);
+    star.check(&["bob"], &["ann", "cy"], &silent);
+    star.check(&["ann"], &["cy"], &silent);
+    // Who is muted for the mixer is so for nobody else.
+    star.hub().set_peer_param(mix, "mix", "cy", "muted", true.into()).unwrap();
+    star.hub().set_peer_param(mix, "mix", "ann", "muted", true.into()).unwrap();
+    star.talk(1.0, &silent);
+    star.check(&["bob"], &["ann"], &silent);
+    star.hub().finish_session(mix);
+    star.room.run_until("the session is closed", |members| {
+        members[0]
+            .events
+            .iter()
+            .any(|event| matches!(event, Event::SessionClosed { session } if *session == mix))
+    });
+    assert!(star.hub().session_stats(mix).is_none(), "its nodes are gone");
+    assert!(star.hub().add_route(mix, route(Track::Audio, "mix", RouteTo::All)).is_err());
+    star.talk(1.0, &silent);
+    star.check(&["bob"], &["ann"], &silent);
+    star.hub().finish_session(gain);
+    star.talk(0.5, &silent);
+    let before: Vec<_> = star.heard.values().map(Vec::len).collect();
+    star.talk(0.5, &silent);
+    let after: Vec<_> = star.heard.values().map(Vec::len).collect();
+    assert_eq!(before, after);
+}
+
+/// How long after they were sent the impulses of `ann` were heard by `bob`, in the middle; and how late this thread itself was, but for
+/// one time in ten.
+fn delay_of_impulses(star: &mut Star) -> (Duration, Duration) {
+    let (mut sent, mut heard): (Vec<Instant>, Vec<Instant>) = Default::default();
+    let (mut frames, start) = (0u32, Instant::now());
+    let mut late: Vec<Duration> = Vec::new();
+    let end = start + Duration::from_secs(4);
+    star.room.run_until("four seconds", |members| {
+        while start.elapsed() >= Duration::from_millis(20) * frames {
+            late.push(start.elapsed() - Duration::from_millis(20) * frames);
+            let click = frames >= 50 && frames.is_multiple_of(15);
+            if click {
+                sent.push(Instant::now());
+            }
+            // The click is in the frame's first 5 ms; between clicks there is a hum, so that nothing is silent.
+            let tone = |hz: f64, i: u32| (std::f64::consts::TAU * hz * f64::from(i) / RATE).sin() as f32;
+            let sample = |i: u32| match click && i < 240 {
+                true => 0.5 * tone(4000.0, i),
+                false => 0.02 * tone(200.0, frames * 960 + i),
+            };
+            let frame = AudioFrame {
+                samples: Arc::new((0..960).map(sample).collect()),
+                sample_rate: 48_000,
+                channels: 1,
+                timestamp_us: i64::from(frames) * 20_000,
+            };
+            let _ = members[1].transport.send_audio("hub", frame);
+            frames += 1;
+        }
+        for event in members[2].events.drain(..) {
+            let Event::Audio { frame, .. } = event else { continue };
+            let loud = frame.samples.iter().position(|s| s.abs() > 0.15);
+            let new = heard.last().is_none_or(|last| last.elapsed() > Duration::from_millis(150));
+            if let (Some(at), true) = (loud, new) {
+                heard.push(Instant::now() + Duration::from_secs_f64(at as f64 / RATE));
+            }
+        }
+        Instant::now() >= end
+    });
+    let delay = |at: &Instant| sent.iter().filter(|sent| *sent < at).map(|sent| *at - *sent).min();
+    let mut delays: Vec<_> = heard.iter().filter_map(delay).collect();
+    assert!(delays.len() >= 4, "{} of {} impulses heard", heard.len(), sent.len());
+    delays.sort();
+    late.sort();
+    (delays[delays.len() / 2], late[late.len() * 9 / 10])
+}
+
+#[test]
+fn a_mixer_adds_at_most_one_tick_and_what_its_buffer_holds() {
+    // What a machine that is held up adds is jitter, which the buffer meets: it says nothing of the mixer. `remotemedia-media` has the
+    // same in virtual time.
+    let mut quiet = true;
+    let yaml = "{version: v1, nodes: [{id: gain, node_type: Gain}, {id: mix, node_type: ConferenceMixer}]}";
+    for _ in 0..4 {
+        let [(direct, late), (mixed, later)] = ["gain", "mix.out"].map(|through| {
+            let mut star = Star::new(&FOUR[..2]);
+            let session = star.session(yaml);
+            star.hub().add_route(session, route(Track::Audio, through, peers(&["bob"]))).unwrap();
+            delay_of_impulses(&mut star)
+        });
+        let late = late.max(later);
+        println!("impulses: {direct:?} without the mixer, {mixed:?} with it; we were late by {late:?}");
+        // A tick of 20 ms, 3 ms, and the jitter.
+        if mixed < direct + Duration::from_millis(33) {
+            return;
+        }
+        quiet &= late < Duration::from_millis(3);
+    }
+    assert!(!quiet, "more than that in each attempt");
+    println!("NOT JUDGED: this machine is too busy");
 }

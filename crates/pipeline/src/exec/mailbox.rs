@@ -285,6 +285,12 @@ impl<M: Send + 'static> Mailbox<M> {
         lock(&self.actor.state).phase != Phase::Open
     }
 
+    /// Whether nothing waits and nothing runs.
+    pub(crate) fn is_idle(&self) -> bool {
+        let state = lock(&self.actor.state);
+        !state.scheduled && state.queue.is_empty()
+    }
+
     /// The counters now.
     pub fn stats(&self) -> MailboxStats {
         let count = &self.actor.counters;

@@ -223,6 +223,23 @@ impl Plan {
             .collect()
     }
 
+    /// Whether something of these kinds that comes from outside can lead to something that leaves the graph by an output, given as
+    /// `node` or `node.port`.
+    pub fn leads_to(&self, kinds: &[Kind], output: &str) -> bool {
+        let Ok(output) = self.output(output) else { return false };
+        let mut reached: Vec<bool> = vec![false; self.nodes.len()];
+        for input in self.inputs.iter().filter(|input| kinds.iter().any(|kind| input.kind.accepts(*kind))) {
+            reached[input.node] = true;
+        }
+        // In topological order each node is looked at after all that lead to it.
+        for (at, node) in self.nodes.iter().enumerate() {
+            if reached[at] {
+                node.outs.iter().flatten().for_each(|target| reached[target.node] = true);
+            }
+        }
+        self.nodes.iter().zip(reached).any(|(node, reached)| reached && node.id == output.node)
+    }
+
     /// The outputs that items leave the graph by, as a list to read.
     pub fn open_outputs(&self) -> String {
         let nodes = self.nodes.iter().flat_map(|node| {
