@@ -259,7 +259,7 @@ describeWithBrowser("the seed's conference", () => {
       relay.tell({ stall: 'bob', ms: 3000 })
       await sleep(3200)
       await collect()
-      const rows = readings(await relay.log(), 200, stall + 600, stall + 3000, ['bob'])
+      const rows = readings(await relay.log(), 200, stall + 1000, stall + 3000, ['bob'])
       tell('one stalls', rows)
       if (rows.every(({ fine }) => fine)) break
       if (attempt === 3) throw new Error(`one stalls: ${wrongOf(rows)}`)

@@ -166,6 +166,8 @@ pub struct NativeCounters {
     pub media_commands_dropped: f64,
     /// Pictures left out because their receiver was shown another stream.
     pub pictures_in_conflict: f64,
+    /// Opus encoders that run now: a conference has one for each listener who is heard by others, and one for all who are silent.
+    pub audio_encoders: f64,
     /// Invalid offers, answers, candidates.
     pub signals_refused: f64,
     /// Media and messages that could not be sent.
@@ -468,6 +470,7 @@ impl JsTransport {
             held_peers: c.held_peers as f64,
             media_commands_dropped: c.media_commands_dropped as f64,
             pictures_in_conflict: c.pictures_in_conflict as f64,
+            audio_encoders: c.audio_encoders as f64,
             signals_refused: c.signals_refused as f64,
             packets_refused: c.packets_refused as f64,
             names_resolved: c.names_resolved as f64,

@@ -33,7 +33,7 @@ impl AudioOut {
     fn try_encode(&mut self, shared: &Shared, job: AudioJob) -> Result<(), String> {
         let lane = match &mut self.lane {
             Some(lane) => lane,
-            none => none.insert(Lane::new(&shared.config.audio)?),
+            none => none.insert(Lane::new(&shared.config.audio, &shared.counters.audio_encoders)?),
         };
         lane.push_from(&job.origin, &job.frame)?;
         let targets: Vec<_> = job.targets.into_iter().filter(|p| p.audio()).collect();

@@ -1,6 +1,7 @@
 //! One Opus encoding: samples of any shape in, packets out.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use remotemedia_media::{AudioFrame, AudioFramer, OPUS_RATE, OpusEncoder, OpusEncoderConfig, is_dtx_packet};
@@ -21,13 +22,16 @@ pub(crate) struct Lane {
     origin: String,
     /// The last sample of each channel that was taken in.
     last: Vec<f32>,
+    /// How many there are.
+    running: Arc<AtomicU64>,
 }
 
 /// A step between two origins is spread over this many frames: 5 ms.
 const BRIDGE: usize = 240;
 
 impl Lane {
-    pub(crate) fn new(config: &AudioConfig) -> Result<Lane, String> {
+    /// One more is counted in `running` as long as it lives.
+    pub(crate) fn new(config: &AudioConfig, running: &Arc<AtomicU64>) -> Result<Lane, String> {
         let mut encoder = OpusEncoder::new(OpusEncoderConfig {
             channels: config.channels,
             bitrate_bps: config.bitrate_bps(),
@@ -41,6 +45,7 @@ impl Lane {
         let framer = AudioFramer::new(config.channels, config.frame_ms.into()).map_err(|e| e.to_string())?;
         let lookahead = encoder.lookahead().map_err(|e| e.to_string())?;
         let lookahead_us = i64::from(lookahead) * 1_000_000 / i64::from(OPUS_RATE);
+        running.fetch_add(1, Ordering::Relaxed);
         Ok(Lane {
             config: config.clone(),
             form: None,
@@ -50,6 +55,7 @@ impl Lane {
             samples: Vec::new(),
             origin: String::new(),
             last: Vec::new(),
+            running: running.clone(),
         })
     }
 
@@ -96,6 +102,12 @@ impl Lane {
     }
 }
 
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.running.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// The frame, beginning at `last` and less and less off from there.
 fn bridged(frame: &AudioFrame, last: &[f32]) -> AudioFrame {
     let channels = last.len();
@@ -120,7 +132,7 @@ mod tests {
             channels: 1,
             timestamp_us: 0,
         };
-        let mut lane = Lane::new(&AudioConfig::default()).unwrap();
+        let mut lane = Lane::new(&AudioConfig::default(), &Arc::default()).unwrap();
         let mut all = Vec::new();
         for (origin, value) in [("a", 0.5), ("a", 0.5), ("b", -0.5), ("b", -0.5)] {
             lane.push_from(origin, &frame(value)).unwrap();

@@ -167,7 +167,7 @@ fn desk(shared: &Arc<Shared>, peer: Arc<Peer>, source: u64) -> Mailbox<DeskJob> 
         }
         while let Some(mixed) = mixer.tick(now) {
             if lane.is_none() {
-                lane = Lane::new(&shared.config.audio).ok();
+                lane = Lane::new(&shared.config.audio, &shared.counters.audio_encoders).ok();
             }
             let lane = lane.as_mut()?;
             lane.suit(std::slice::from_ref(&peer)).ok()?;

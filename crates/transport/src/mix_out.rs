@@ -141,7 +141,7 @@ impl MixOut {
 
     /// A new encoding that has heard what everybody heard until now.
     fn warm(&self, shared: &Shared, ticks: usize) -> Result<Lane, String> {
-        let mut lane = Lane::new(&shared.config.audio)?;
+        let mut lane = Lane::new(&shared.config.audio, &shared.counters.audio_encoders)?;
         let whole = (self.history.len().saturating_sub(self.into) / ticks).min(WARM_UP) * ticks;
         let count = (whole + self.into).min(self.history.len());
         for frame in self.history.range(self.history.len() - count..) {

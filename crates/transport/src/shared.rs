@@ -48,6 +48,8 @@ pub(crate) struct Shared {
 pub(crate) struct Counters {
     pub(crate) unknown_datagrams: AtomicU64,
     pub(crate) pictures_in_conflict: AtomicU64,
+    /// Running now.
+    pub(crate) audio_encoders: Arc<AtomicU64>,
     pub(crate) signals_refused: AtomicU64,
     pub(crate) packets_refused: AtomicU64,
     pub(crate) names_resolved: AtomicU64,
@@ -197,6 +199,7 @@ impl Shared {
             unknown_datagrams: get(&self.counters.unknown_datagrams),
             held_peers: self.peers.all().iter().filter(|peer| peer.is_held()).count() as u64,
             media_commands_dropped: self.commands.dropped(),
+            audio_encoders: get(&self.counters.audio_encoders),
             pictures_in_conflict: get(&self.counters.pictures_in_conflict),
             signals_refused: get(&self.counters.signals_refused),
             packets_refused: get(&self.counters.packets_refused),

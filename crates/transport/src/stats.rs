@@ -94,6 +94,8 @@ pub struct TransportCounters {
     pub media_commands_dropped: u64,
     /// Pictures left out because their receiver, who has one track, was shown another stream.
     pub pictures_in_conflict: u64,
+    /// Opus encoders that run now. A conference has one for each listener who is heard by others, and one for all who are silent.
+    pub audio_encoders: u64,
     /// Invalid offers, answers and candidates.
     pub signals_refused: u64,
     /// Media or messages that the engine refused to send.

@@ -122,6 +122,18 @@ impl Star {
         }
     }
 
+    /// The hub comes to have so many encoders.
+    fn encoders(&mut self, count: u64, silent: &[&str]) {
+        let now = |star: &Star| star.hub().counters().audio_encoders;
+        for _ in 0..40 {
+            if now(self) == count {
+                return;
+            }
+            self.talk(0.25, silent);
+        }
+        panic!("{} encoders, not {count}", now(self));
+    }
+
     /// Frames that listeners lost because this process was held up, on either end.
     fn held_up(&self) -> u64 {
         self.room.members.iter().map(|member| member.transport.counters().events.audio_dropped).sum()
@@ -183,6 +195,11 @@ fn in_a_conference_everybody_hears_everybody_else_whoever_speaks_comes_or_goes()
     star.talk(2.0, &silent);
     star.check(&["ann"], &["bob", "cy", "dee"], &silent);
     star.check(&["dee"], &["bob", "cy"], &silent);
+    star.encoders(4, &silent);
+    // The silent share one encoding.
+    star.encoders(3, &["ann", "cy"]);
+    star.check(&["ann", "cy"], &["bob", "dee"], &["ann", "cy"]);
+    star.encoders(2, &["ann", "bob", "cy"]);
     // The listeners notice nothing: what they are sent goes on tick by tick.
     if star.held_up() == 0 {
         for (listener, frames) in &star.heard {
@@ -206,6 +223,7 @@ fn in_a_conference_everybody_hears_everybody_else_whoever_speaks_comes_or_goes()
     let before = star.heard["ann"].len();
     star.talk(0.5, &[]);
     assert_eq!(star.heard["ann"].len(), before, "nobody is when the session is closed");
+    assert_eq!(star.hub().counters().audio_encoders, 0, "all is freed");
 }
 
 #[test]
