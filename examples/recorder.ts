@@ -7,6 +7,7 @@
 //
 // Ctrl+C ends it, with a whole file. Node 22.18 or later runs TypeScript as it is. How it works: docs/recording.md
 
+import { type FileHandle, open } from 'node:fs/promises'
 import { pathToFileURL } from 'node:url'
 import { parseArgs } from 'node:util'
 import {
@@ -22,8 +23,9 @@ import {
   EncodedAudioPacketSource,
   EncodedPacket,
   EncodedVideoPacketSource,
-  FilePathTarget,
   Output,
+  StreamTarget,
+  type StreamTargetChunk,
   WebMOutputFormat,
 } from 'mediabunny'
 
@@ -146,6 +148,7 @@ export class WebmRecording {
   readonly failed: AbortSignal
   readonly #failure = new AbortController()
   readonly #path: string
+  readonly #file: FileHandle
   readonly #options: RecordingOptions
   readonly #output: Output
   readonly #videoTrack = new EncodedVideoPacketSource('vp9')
@@ -176,26 +179,31 @@ export class WebmRecording {
   #late = 0
   #closed: Promise<Recorded> | undefined
 
+  /** Throws what keeps the file from being written. */
   static async create(path: string, options: RecordingOptions): Promise<WebmRecording> {
-    const recording = new WebmRecording(path, options)
+    const file = await open(path, 'w')
+    let recording: WebmRecording | undefined
     try {
+      recording = new WebmRecording(path, file, options)
       await recording.#output.start()
+      return recording
     } catch (error) {
-      recording.#free()
+      if (recording) recording.#free()
+      await file.close()
       throw error
     }
-    return recording
   }
 
-  private constructor(path: string, options: RecordingOptions) {
+  private constructor(path: string, file: FileHandle, options: RecordingOptions) {
     const { width, height, videoBitrateBps = 2_000_000, audioBitrateBps = 64_000 } = options
     this.#path = path
+    this.#file = file
     this.#options = options
     this.failed = this.#failure.signal
     this.#output = new Output({
       format: new WebMOutputFormat(),
-      // What a crash may cost: the default holds back 16 MiB.
-      target: new FilePathTarget(path, { chunkSize: 65_536 }),
+      // The piece is what a crash may cost: the default is 16 MiB.
+      target: new StreamTarget(writable(file), { chunked: true, chunkSize: 65_536 }),
     })
     const codec = `vp09.00.${width * height > 983_040 ? 51 : 31}.08`
     const smpte = 'smpte170m' as const
@@ -348,6 +356,8 @@ export class WebmRecording {
       this.#fail(error)
     } finally {
       this.#free()
+      // A stream that failed doesn't.
+      await this.#file.close().catch((error) => this.#fail(error))
     }
     if (this.failed.aborted) throw this.failed.reason
     const lastUs = Math.max(this.#video.lastUs, this.#audio.lastUs, 0)
@@ -396,6 +406,18 @@ const OPUS_HEAD = new Uint8Array([
   ...[...'OpusHead'].map((c) => c.charCodeAt(0)),
   ...[1, 1, 0, 0, 0x80, 0xbb, 0, 0, 0, 0, 0],
 ])
+
+function writable(file: FileHandle): WritableStream<StreamTargetChunk> {
+  return new WritableStream({
+    write: async ({ data, position }) => {
+      for (let done = 0; done < data.length; ) {
+        done += (await file.write(data, done, data.length - done, position + done)).bytesWritten
+      }
+    },
+    close: () => file.close(),
+    abort: () => file.close(),
+  })
+}
 
 function black({ width, height }: RecordingOptions): VideoFrame {
   const luma = width * height

@@ -1,13 +1,13 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { VideoFrame, type WebRtcTransport } from '@remotemedia/webrtc'
 import { transformSync } from '@swc/core'
-import { type Recorded, record } from '../../examples/recorder.js'
+import { type Recorded, record, WebmRecording } from '../../examples/recorder.js'
 import { BEEP_HZ, flashAndBeep, PERIOD, SkewMeter, summary } from './kit/flash-and-beep.js'
-import { missingPrograms, packets, pictures, probe, sound, structure } from './kit/media-file.js'
+import { missingPrograms, packets, pictures, probe, remux, sound, structure } from './kit/media-file.js'
 import { every, hear, Lab, next, tone } from './support.js'
 
 const ROOT = join(__dirname, '../..')
@@ -159,7 +159,7 @@ function level(samples: Float32Array, hz: number): number {
 }
 
 /** Seconds until sound and picture are on one clock: both have reported by then. */
-const SETTLED = 3
+const SETTLED = 2.2
 
 const GRID_OF_THREE: Tile[] = [
   ['red', 0.25, 0.25],
@@ -183,7 +183,7 @@ describe('the recorder', () => {
         'peerstatechange',
         ({ peerId, state }) => peerId === 'recorder' && state === 'connected',
       )
-      const [pauseFrom, pauseTo, end] = [5.6, 8.4, 11]
+      const [pauseFrom, pauseTo, end] = [4.2, 7, 9.4]
       const pause = (at: number) => (at >= pauseFrom && at < pauseTo) || at >= end
       const scene = flashAndBeep(alice, 'recorder', { pause })
       await new Promise((resolve) => setTimeout(resolve, end * 1000 + 500))
@@ -210,7 +210,7 @@ describe('the recorder', () => {
       meter.sound(heard, 0)
       const skews = meter.skews(SETTLED)
       console.log(`beep after flash in the file, ms: ${JSON.stringify(summary(skews))}`)
-      expect(skews.length).toBeGreaterThanOrEqual(4)
+      expect(skews.length).toBeGreaterThanOrEqual(3)
       expect(Math.max(...skews.map(Math.abs))).toBeLessThanOrEqual(40)
       const settled = meter.beeps.filter((beep) => beep > SETTLED)
       expect(settled.some((beep) => beep > pauseTo - 0.2)).toBe(true)
@@ -236,8 +236,8 @@ describe('the recorder', () => {
       const { names, cues } = structure(path)
       expect(names.filter((name) => name !== 'Cluster')).toEqual(['SeekHead', 'Info', 'Tracks', 'Cues'])
       expect(cues.length).toBeGreaterThanOrEqual(2)
-      const later = pictures(path, 9)
-      expect(later[0]!.time).toBeGreaterThan(8.5)
+      const later = pictures(path, 8)
+      expect(later[0]!.time).toBeGreaterThan(7.5)
       expect(later.length).toBeGreaterThan(10)
     },
     60_000,
@@ -281,6 +281,103 @@ describe('the recorder', () => {
       expect(gone).toBeLessThan(-45)
     },
     90_000,
+  )
+})
+
+describe('a recording', () => {
+  const size = { width: 320, height: 180 }
+
+  recorderTest(
+    'of sound or pictures alone is written as it goes, and has both tracks',
+    async () => {
+      for (const kind of ['sound', 'pictures'] as const) {
+        const path = join(folder, `${kind}.webm`)
+        const recording = await WebmRecording.create(path, size)
+        const noise = new Uint8Array(320 * 180 * 1.5)
+        for (let n = 0; n < 150; n++) {
+          // A minute, as fast as it goes.
+          const timestampUs = 7_000_000 + n * 400_000
+          if (kind === 'sound') {
+            for (let i = 0; i < 20; i++) recording.sound(tone(n * 20 + i, 440), timestampUs + i * 20_000)
+          } else {
+            for (let i = 0; i < noise.length; i++) noise[i] = (i * 2654435761 * (n + 1)) >>> 24
+            const frame = VideoFrame.from(noise, { format: 'I420', ...size })
+            recording.picture(frame, timestampUs)
+            frame.close()
+          }
+          await new Promise((resolve) => setTimeout(resolve, kind === 'sound' ? 0 : 8))
+        }
+        await new Promise((resolve) => setTimeout(resolve, 300))
+        const before = statSync(path).size
+        const recorded = await recording.close()
+        // The muxer has kept back next to nothing for want of the other track.
+        expect(before).toBeGreaterThan(0.5 * statSync(path).size)
+        const duration = Number(probe(path).format.duration)
+        expect(Math.abs(duration - 60)).toBeLessThan(1)
+        expect(Math.abs(recorded.seconds - duration)).toBeLessThan(0.1)
+        // What stands in for the other one comes once a second.
+        const stands = packets(path, kind === 'sound' ? 'v' : 'a')
+        const gaps = stands.slice(1).map(({ at }, n) => at - stands[n]!.at)
+        expect(gaps.length).toBeGreaterThan(40)
+        expect(Math.max(...gaps)).toBeLessThan(2.5)
+        expect(structure(path).names).toContain('Cues')
+      }
+    },
+    30_000,
+  )
+
+  recorderTest(
+    'that was cut off can be mended',
+    async () => {
+      const path = join(folder, 'cut.webm')
+      const recording = await WebmRecording.create(path, size)
+      const frame = VideoFrame.from(new Uint8Array(320 * 180 * 1.5).fill(128), { format: 'I420', ...size })
+      for (let n = 0; n < 500; n++) {
+        recording.sound(tone(n, 440), n * 20_000)
+        if (n % 5 === 0) recording.picture(frame, n * 20_000)
+        await new Promise((resolve) => setTimeout(resolve, 2))
+      }
+      // As the disk has it when the process is killed.
+      const [cut, mended] = [join(folder, 'killed.webm'), join(folder, 'mended.webm')]
+      copyFileSync(path, cut)
+      frame.close()
+      await recording.close()
+      remux(cut, mended)
+      expect(Number(probe(mended).format.duration)).toBeGreaterThan(1)
+      expect(hear(sound(mended).subarray(4800, 38_400)).hz).toBeCloseTo(440, -1)
+    },
+    30_000,
+  )
+
+  test('whose file cannot be written says so', async () => {
+    await expect(WebmRecording.create(join(folder, 'no', 'such.webm'), size)).rejects.toThrow('ENOENT')
+    if (process.platform !== 'linux') return
+    // A disk that is full.
+    const recording = await WebmRecording.create('/dev/full', size)
+    for (let n = 0; !recording.failed.aborted && n < 50_000; n++) {
+      recording.sound(tone(n, 440), n * 20_000)
+      if (n % 50 === 0) await new Promise((resolve) => setTimeout(resolve, 5))
+    }
+    expect(recording.failed.aborted).toBe(true)
+    await expect(recording.close()).rejects.toThrow('ENOSPC')
+  })
+
+  recorderTest(
+    'of a peer ends when the peer leaves',
+    async () => {
+      const path = join(folder, 'left.webm')
+      const options = { signalingUrl: lab.server.url, path, peer: 'red', ...size }
+      const recording = record(options, new AbortController().signal)
+      const red = await Person.join(PEOPLE[0], 'recorder')
+      red.speak()
+      await new Promise((resolve) => setTimeout(resolve, 2000))
+      await red.leave()
+      const { pictures: count, seconds } = await recording
+      expect(count).toBeGreaterThan(5)
+      expect(Math.abs(Number(probe(path).format.duration) - seconds)).toBeLessThan(0.1)
+      expect(shows(pictures(path).at(-1)!.at, [['red', 0.5, 0.5]])).toBe(true)
+    },
+    30_000,
   )
 })
 

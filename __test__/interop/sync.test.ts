@@ -14,8 +14,8 @@ const GRAPH = {
   ],
 }
 /** Seconds that the streams have for their first sender reports, on both ways. */
-const SETTLED = 4
-const LONG = 7
+const SETTLED = 3
+const LONG = 5
 
 describeWithBrowser('sound and picture, with Chromium at an end', () => {
   let lab: Lab

@@ -107,6 +107,12 @@ export function structure(path: string): { names: string[]; cues: number[] } {
   return { names: parts.map(({ id }) => NAMES[id] ?? id.toString(16)), cues }
 }
 
+/** Writes the same packets to another file, as one does with a file that was cut off. */
+export function remux(from: string, to: string): void {
+  const { status, stderr } = spawnSync('ffmpeg', [...QUIET, '-i', from, '-c', 'copy', to])
+  if (status !== 0) throw new Error(`ffmpeg: ${stderr}`)
+}
+
 interface Element {
   id: number
   at: number
