@@ -44,10 +44,8 @@ export function flashAndBeepSource(context: AudioContext): { tracks: MediaStream
 
 /** Of a track's sound as it leaves the receiver, before any sound card (W3C mediacapture-transform). */
 declare class MediaStreamTrackProcessor {
-  constructor(init: { track: MediaStreamTrack })
+  constructor(init: { track: MediaStreamTrack; maxBufferSize: number })
   readonly readable: ReadableStream<{
-    /** Microseconds. */
-    timestamp: number
     sampleRate: number
     numberOfFrames: number
     copyTo(samples: Float32Array, options: { planeIndex: number; format: string }): void
@@ -66,24 +64,27 @@ export async function readFlashesAndBeeps(
     if (at - (times.at(-1) ?? Number.NEGATIVE_INFINITY) > PERIOD / 2) times.push(at)
   }
 
-  // The beginning of each beep, to the sample, by the sound's own clock; and the page's clock less that: the least, since a page
-  // gets its turn late now and then.
-  const heard: number[] = []
-  let offset = Number.POSITIVE_INFINITY
-  const reader = new MediaStreamTrackProcessor({ track: audio }).readable.getReader()
+  // The beginning of each beep, to the sample, counted in samples, as the receiver gives out so many a second; and the page's clock
+  // less that: the least of the second before, since a page gets its turn late now and then.
+  let count = 0
+  const offsets: { at: number; offset: number }[] = []
+  const reader = new MediaStreamTrackProcessor({ track: audio, maxBufferSize: 1000 }).readable.getReader()
   const listen = async () => {
     let loud = Number.NEGATIVE_INFINITY
     for (let next = await reader.read(); next.value; next = await reader.read()) {
-      const { timestamp, sampleRate, numberOfFrames } = next.value
+      const { sampleRate, numberOfFrames } = next.value
       const samples = new Float32Array(numberOfFrames)
       next.value.copyTo(samples, { planeIndex: 0, format: 'f32-planar' })
       next.value.close()
-      const from = timestamp / 1e6
-      offset = Math.min(offset, performance.now() / 1000 - from)
+      const from = count / sampleRate
+      count += numberOfFrames
+      const at = performance.now() / 1000
+      offsets.push({ at, offset: at - count / sampleRate })
+      while (offsets[0]!.at < at - 1) offsets.shift()
       for (let i = 0; i < samples.length; i++) {
         if (Math.abs(samples[i]!) < 0.1) continue
         const now = from + i / sampleRate
-        if (now - loud > PERIOD / 2) heard.push(now)
+        if (now - loud > PERIOD / 2) add(found.beeps, now + Math.min(...offsets.map(({ offset }) => offset)))
         loud = now
       }
     }
@@ -111,7 +112,6 @@ export async function readFlashesAndBeeps(
   await new Promise((resolve) => setTimeout(resolve, ms))
   await reader.cancel()
   await listening
-  for (const at of heard) add(found.beeps, at + offset)
   element.remove()
   return found
 }
