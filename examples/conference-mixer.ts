@@ -1,7 +1,7 @@
 // A conference: everybody connects to the mixer only, and hears all the others and not itself.
 //
 //   npx remotemedia-webrtc signaling --port 8080
-//   node examples/conference-mixer.ts ws://127.0.0.1:8080 conference     (Node 22.18 or later runs TypeScript as it is)
+//   npm run example -- conference-mixer ws://127.0.0.1:8080 conference
 
 import { pathToFileURL } from 'node:url'
 import { WebRtcTransport } from '@remotemedia/webrtc'

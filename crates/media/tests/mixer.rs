@@ -374,6 +374,15 @@ fn the_active_speaker_changes_with_who_is_clearly_louder_and_ends_in_silence() {
         .map(|(_, MixerEvent::ActiveSpeaker { now, before })| (now.unwrap_or("-"), before.unwrap_or("-")))
         .collect();
     assert_eq!(who, [("ann", "-"), ("bob", "ann"), ("-", "bob")]);
+
+    // The same where nothing comes in any more, and then the mixer rests.
+    let mut world = World::new(MixerConfig::default(), vec![Person::new("ann", 300.0)]);
+    world.run(1.0);
+    assert_eq!(world.mixer.active_speaker(), Some(&"ann"));
+    world.people.clear();
+    world.run(4.0);
+    assert_eq!(world.mixer.active_speaker(), None);
+    assert_eq!(world.mixer.poll_timeout(), None);
 }
 
 #[test]

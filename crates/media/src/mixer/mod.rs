@@ -244,7 +244,9 @@ impl<K: Ord + Clone> Mixer<K> {
             }
             self.next = Some(due + tick);
             let mixed = self.mix(due);
-            if self.last_sound.is_none_or(|last| due.saturating_duration_since(last) > IDLE) {
+            let idle = self.last_sound.is_none_or(|last| due.saturating_duration_since(last) > IDLE);
+            // That nobody speaks any more is told first.
+            if idle && self.speakers.current().is_none() {
                 self.next = None;
             }
             if mixed.is_some() {
