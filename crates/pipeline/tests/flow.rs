@@ -259,6 +259,43 @@ fn what_does_not_come_in_is_told_once_for_each_kind_that_no_node_takes() {
 }
 
 #[test]
+fn a_node_that_cannot_be_made_anew_is_told_with_its_cause_and_made_when_it_can_be() {
+    static ALLOWED: AtomicU64 = AtomicU64::new(0);
+    let plain = text_node("Frail", |_, text| match text {
+        "panic" => panic!("over"),
+        text => Ok(vec![text.to_owned()]),
+    });
+    let inner = (plain.load)(&Params::default()).unwrap();
+    let inner = Arc::new(inner);
+    let load = move |_: &Params| {
+        let inner = inner.clone();
+        let factory = move |params: &Params| match ALLOWED.load(Ordering::SeqCst) {
+            0 => inner.create(params),
+            1 => Err(NodeError::failed("no memory")),
+            _ => panic!("no maker"),
+        };
+        Ok(Box::new(factory) as Box<dyn NodeFactory>)
+    };
+    let registry = Registry::builtin();
+    registry.register(NodeSpec { load: Arc::new(load), ..plain }).unwrap();
+    let yaml = "{version: v1, nodes: [{id: n, node_type: Frail}]}";
+    let (session, errors) = told(compile(yaml, &registry).unwrap());
+    let say = |words: &str| match run(&session, Some("ann"), text(words)) {
+        Ok(item) => text_of(&item.unwrap()).to_owned(),
+        Err(error) => error.to_string(),
+    };
+    assert_eq!(say("a"), "a");
+    ALLOWED.store(1, Ordering::SeqCst);
+    assert_eq!(say("panic"), "node \"n\" panicked: over");
+    assert_eq!(say("b"), "node \"n\" failed: no memory");
+    ALLOWED.store(2, Ordering::SeqCst);
+    assert_eq!(say("c"), "node \"n\" failed: it could not be made: no maker");
+    ALLOWED.store(0, Ordering::SeqCst);
+    assert_eq!(say("d"), "d");
+    assert_eq!(errors.lock().unwrap().len(), 3);
+}
+
+#[test]
 fn a_reload_keeps_what_is_in_both_and_takes_the_rest_on() {
     let registry = Registry::builtin();
     let made = counting(&registry);

@@ -17,7 +17,7 @@ use crate::exec::panic_message;
 use crate::manifest::OnError;
 use crate::metrics::{DropReason, Metrics};
 use crate::session::OutputHook;
-use crate::spec::{Emit, Node, Params};
+use crate::spec::{Emit, Node, NodeFactory, Params};
 use crate::ticket::Output;
 
 /// Deliveries from node to node in one pass. Nodes that fan out and meet again multiply items; this ends it.
@@ -272,14 +272,14 @@ impl Instance {
         ticket: Option<crate::Ticket>,
         work: impl FnOnce(&mut Box<dyn Node>, &mut Emit) -> Result<(), NodeError>,
     ) {
+        if let Err(error) = self.remake(node) {
+            return self.failed(node, error, kept, ticket);
+        }
         let mut emit = std::mem::take(&mut self.emit);
         emit.items.clear();
         emit.overflow = false;
-        let State::Native { node: runner, .. } = &mut self.slots[node].state else { return };
-        let Some(runner) = runner else {
-            self.emit = emit;
-            let error = NodeError::failed("it could not be made anew after a failure");
-            return self.failed(node, error, kept, ticket);
+        let State::Native { node: Some(runner), .. } = &mut self.slots[node].state else {
+            return self.emit = emit;
         };
         let since = Instant::now();
         let result = catch_unwind(AssertUnwindSafe(|| work(runner, &mut emit)));
@@ -442,13 +442,25 @@ impl Instance {
         match (&mut self.slots[node].state, &plan.nodes[node].body) {
             (State::Native { node: runner, params }, Body::Native { factory, .. }) => {
                 drop_guarded(runner.take());
-                *runner = factory.create(params).ok();
+                // Where that fails, the next item tries again and tells why.
+                *runner = create(&**factory, params).ok();
             }
             (State::Foreign(_), Body::Foreign { spec, .. }) => {
                 spec.host.release(self.id, &plan.nodes[node].id)
             }
             _ => {}
         }
+    }
+
+    /// Makes a native node that could not be made before, after a failure or a reload.
+    fn remake(&mut self, node: usize) -> Result<(), NodeError> {
+        let plan = self.plan.clone();
+        if let State::Native { node: runner @ None, params } = &mut self.slots[node].state
+            && let Body::Native { factory, .. } = &plan.nodes[node].body
+        {
+            *runner = Some(create(&**factory, params)?);
+        }
+        Ok(())
     }
 
     fn change(&mut self, node: usize, change: Change) {
@@ -550,7 +562,7 @@ impl State {
         }
         Ok(match &node.body {
             Body::Native { factory, params, .. } => {
-                State::Native { node: Some(factory.create(params)?), params: params.clone() }
+                State::Native { node: Some(create(&**factory, params)?), params: params.clone() }
             }
             Body::Foreign { spec, params } => State::Foreign(Foreign::new(spec, params, &node.edges)),
         })
@@ -564,6 +576,15 @@ impl State {
             _ => None,
         }
     }
+}
+
+/// A node, with a panic of its maker as an error.
+pub(super) fn create(factory: &dyn NodeFactory, params: &Params) -> Result<Box<dyn Node>, NodeError> {
+    catch_unwind(AssertUnwindSafe(|| factory.create(params))).unwrap_or_else(|payload| {
+        let message = panic_message(payload.as_ref());
+        std::mem::forget(payload);
+        Err(NodeError::failed(format!("it could not be made: {message}")))
+    })
 }
 
 /// Drops what may panic while it is dropped.

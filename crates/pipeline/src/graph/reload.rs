@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::instance::{Instance, Slot, State, drop_guarded};
+use super::instance::{Instance, Slot, State, create, drop_guarded};
 use super::{Body, Plan, PlanNode};
 use crate::metrics::Metrics;
 
@@ -50,7 +50,7 @@ impl Instance {
                                 }
                             }
                             if runner.is_none() {
-                                *runner = factory.create(params).ok();
+                                *runner = create(&**factory, params).ok();
                             }
                         }
                         _ => {}
