@@ -388,6 +388,14 @@ table netdev lose-${this.port} {
     this.segment.router.space.exec('tc', 'qdisc', 'replace', 'dev', this.port, ...tbf.split(' '))
   }
 
+  /** Bytes that wait in front of the uplink that `limit` made narrow. */
+  backlog(): number {
+    const [qdisc] = JSON.parse(this.space.exec('tc', '-s', '-j', 'qdisc', 'show', 'dev', 'eth0')) as {
+      backlog?: number
+    }[]
+    return qdisc?.backlog ?? 0
+  }
+
   #length(family: Family): number {
     if (this.forwarder) return family === 'v4' ? 32 : 128
     return family === 'v4' ? 24 : 64

@@ -1,16 +1,21 @@
 //! Data channels.
 
 use crate::config::{ChannelOptions, DataMode};
+use crate::data_pacer::Pace;
 use crate::error::LinkError;
-use crate::event::{ChannelId, IceState, LinkEvent, MessageKind};
+use crate::event::{ChannelId, IceState, LinkEvent, LinkState, MessageKind, Transmit};
 use crate::link::{Link, MAX_QUEUED_TRANSMITS};
 use crate::negotiate::channel_init;
+use crate::stats::CandidateKind;
+use crate::tap;
 use bytes::{Bytes, BytesMut};
 use rtc::data_channel::RTCDataChannelInit;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Channels at once, ours and the peer's; the peer's next one is closed as it opens.
 const MAX_CHANNELS: usize = 256;
+/// Pictures that were sent within this time will go on.
+const GOES_ON: Duration = Duration::from_secs(1);
 /// Messages that wait for an ICE restart.
 const MAX_DEFERRED: usize = 1024;
 
@@ -94,6 +99,47 @@ impl Link {
                 tracing::debug!(%error, "a message that waited for an ICE restart can't be sent: its channel is gone");
             }
         }
+    }
+
+    /// Bytes that are better given to a channel at a time, not to fill a path that media is sent on; `None`: any number.
+    pub fn data_window(&self) -> Option<usize> {
+        self.data_pace().map(|pace| pace.window())
+    }
+
+    /// Lets go what the pacer of data allows.
+    pub(crate) fn release_data(&mut self, now: Instant) {
+        let pace = self.data_pace();
+        self.data_pacer.refill(now, pace);
+        let Some((local, remote)) = self.selected else { return };
+        let mut sent = 0;
+        while let Some(transmit) = self.data_pacer.pop() {
+            sent += transmit.data.len();
+            // The pair may be another one by now.
+            self.transmits.push_back(Transmit { local, remote, ..transmit });
+        }
+        if sent > 0 {
+            tap::lock(&self.shared).bandwidth.on_data_sent(now, sent);
+        }
+    }
+
+    /// Nothing waits any longer.
+    pub(crate) fn free_data(&mut self, now: Instant) {
+        self.data_pacer.refill(now, None);
+        self.transmits.extend(std::iter::from_fn(|| self.data_pacer.pop()));
+    }
+
+    fn data_pace(&self) -> Option<Pace> {
+        if self.state != LinkState::Connected {
+            return None;
+        }
+        let relayed = || {
+            self.path()
+                .is_some_and(|path| [path.local_kind, path.remote_kind].contains(&CandidateKind::Relay))
+        };
+        let media = tap::lock(&self.shared).bandwidth.beside_media(self.last_now());
+        let pictures =
+            self.video_sent.is_some_and(|at| self.last_now().saturating_duration_since(at) < GOES_ON);
+        Pace::new(media, pictures, self.established && relayed())
     }
 
     fn engine_send(

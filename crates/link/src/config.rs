@@ -129,7 +129,7 @@ impl Default for LinkConfig {
             ice_disconnected: Duration::from_secs(4),
             ice_failed: Duration::from_secs(150),
             start_bitrate_bps: 1_000_000,
-            max_bitrate_bps: 10_000_000,
+            max_bitrate_bps: 200_000_000,
             video_mtu: 1188,
         }
     }

@@ -21,6 +21,8 @@ use rtc::rtp_transceiver::rtp_sender::{
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+/// How often the peer is told what came of its packets: the sooner it hears of a queue, the shorter it stays.
+const FEEDBACK_INTERVAL: Duration = Duration::from_millis(50);
 /// The fmtp line for VP9 (RFC 9628, section 6).
 pub(crate) const VP9_FMTP: &str = "profile-id=0";
 /// The fmtp line for H.264 constrained baseline (RFC 6184, section 8.1).
@@ -62,7 +64,7 @@ pub(crate) fn build(
         .with(Slot::CongestionControl, CongestionControlBuilder::new(Feedback(shared.clone())).build())
         .with(Slot::TwccSender, TwccSenderBuilder::new().build())
         .with(Slot::NackResponder, NackResponderBuilder::new().with_size(1024).build())
-        .with(Slot::TwccReceiver, TwccReceiverBuilder::new().build())
+        .with(Slot::TwccReceiver, TwccReceiverBuilder::new().with_interval(FEEDBACK_INTERVAL).build())
         .with(Slot::ReceiverReport, ReceiverReportBuilder::new().build())
         .with(Slot::SenderReport, SenderReportBuilder::new().build());
     // A message must fit the receive buffer twice or its last pieces find the window shut.

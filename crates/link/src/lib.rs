@@ -16,6 +16,7 @@ mod bandwidth;
 mod candidate;
 mod channels;
 mod config;
+mod data_pacer;
 mod depacketize;
 mod engine;
 mod error;

@@ -3,6 +3,7 @@
 use crate::candidate::{Candidate, Named};
 use crate::channels::Channel;
 use crate::config::{Certificate, LinkConfig};
+use crate::data_pacer::DataPacer;
 use crate::engine::{self, Ssrcs};
 use crate::error::LinkError;
 use crate::event::{IceState, LinkEvent, LinkState, MessageKind, Negotiated, Transmit};
@@ -110,6 +111,9 @@ pub struct Link {
     pub(crate) silence: Silence,
     pub(crate) first_flight: FirstFlight,
     pub(crate) pacer: Pacer,
+    pub(crate) data_pacer: DataPacer,
+    /// When the last picture was given to us.
+    pub(crate) video_sent: Option<Instant>,
     timeout: Option<Instant>,
     now: Instant,
     /// Calls since the engine was driven last.
@@ -181,6 +185,8 @@ impl Link {
             silence: Silence::new(now),
             first_flight: FirstFlight::default(),
             pacer: Pacer::default(),
+            data_pacer: DataPacer::default(),
+            video_sent: None,
             timeout: None,
             now,
             touched: 0,
@@ -241,6 +247,7 @@ impl Link {
         self.engine_timeout(now);
         self.release_video(now);
         self.drain(now);
+        self.release_data(now);
         self.resend_if_due(now);
         self.suspect_if_due(now);
         self.rest_if_silent(now);
@@ -322,6 +329,7 @@ impl Link {
         }
         self.engine_timeout(now);
         self.drain(now);
+        self.free_data(now);
         let _ = self.pc.close();
         while let Some(message) = self.pc.poll_write() {
             self.push_transmit(message);
@@ -457,6 +465,7 @@ impl Link {
         // What the opening itself made the engine write is recorded by now.
         self.resend.frozen |= self.resend.done;
         self.read_tap();
+        self.release_data(now);
         self.schedule();
     }
 
@@ -519,7 +528,11 @@ impl Link {
         if (20..=63).contains(&first) && !self.resend.frozen {
             self.resend.sent(message.now, transmit.clone());
         }
-        self.transmits.push_back(transmit);
+        if first == APPLICATION_DATA && self.data_pacer.holds(transmit.data.len()) {
+            self.data_pacer.push(transmit);
+        } else {
+            self.transmits.push_back(transmit);
+        }
     }
 
     fn resend_if_due(&mut self, now: Instant) {
@@ -552,7 +565,10 @@ impl Link {
         {
             next = Some(next.map_or(at, |n| n.min(at)));
         }
-        for at in [self.pacer.next_at(), self.hold.next_at(self.now)].into_iter().flatten() {
+        for at in [self.pacer.next_at(), self.data_pacer.next_at(), self.hold.next_at(self.now)]
+            .into_iter()
+            .flatten()
+        {
             next = Some(next.map_or(at, |n| n.min(at)));
         }
         self.timeout = next;

@@ -101,6 +101,7 @@ impl Link {
             let header = header(payload_type, sequence, timestamp, ssrc, index + 1 == count);
             self.pacer.push(header, payload);
         }
+        self.video_sent = Some(now);
         self.release_video(now);
         self.drain(now);
         Ok(count)
@@ -109,6 +110,11 @@ impl Link {
     /// What is known of the path to the peer; `None` until it has reported anything.
     pub fn bandwidth(&self) -> Option<Bandwidth> {
         tap::lock(&self.shared).bandwidth.known()
+    }
+
+    /// What messages take of that at present, in bit/s.
+    pub fn data_bps(&self, now: Instant) -> f64 {
+        tap::lock(&self.shared).bandwidth.data_bps(now)
     }
 
     /// Lets go what the pacer allows.
@@ -120,12 +126,12 @@ impl Link {
             // The peer asks for a keyframe when it is back.
             return self.pacer.clear();
         }
-        let known = {
+        let pace_bps = {
             let mut shared = tap::lock(&self.shared);
             shared.bandwidth.on_sent(now);
-            shared.bandwidth.known()
+            shared.bandwidth.pace_bps()
         };
-        self.pacer.refill(now, known.map(|bandwidth| bandwidth.target_bps));
+        self.pacer.refill(now, pace_bps);
         while let Some((header, payload)) = self.pacer.pop() {
             // The engine takes all but what has no stream any more.
             let _ = self.write_rtp(now, "video", header, payload);

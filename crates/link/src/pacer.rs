@@ -5,10 +5,9 @@ use rtc::rtp::Header;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Pictures differ in size: this much more than the estimate may leave at a time.
-const FACTOR: f64 = 2.5;
-/// What may leave at once, in time of the pacing rate: an ordinary picture is not held up.
-const BURST: Duration = Duration::from_millis(40);
+/// What may leave at once, in time of the pacing rate …
+const BURST: Duration = Duration::from_millis(10);
+/// … and at least: an ordinary picture is not held up.
 const LEAST_BURST_BYTES: f64 = 8.0 * 1250.0;
 /// What waits is through after this time, whatever the estimate says: what comes later is not better off for it.
 const LONGEST: Duration = Duration::from_millis(400);
@@ -41,14 +40,14 @@ impl Pacer {
         self.waiting_bytes = 0;
     }
 
-    /// The time that has passed, and what the path is thought to carry in bit/s, if that is known.
-    pub fn refill(&mut self, now: Instant, target_bps: Option<f64>) {
-        let rate = target_bps.map_or(UNKNOWN_BPS, |bps| bps * FACTOR) / 8.0;
+    /// The time that has passed, and how fast pictures may leave in bit/s, if that is known.
+    pub fn refill(&mut self, now: Instant, pace_bps: Option<f64>) {
+        let rate = pace_bps.unwrap_or(UNKNOWN_BPS) / 8.0;
         self.bytes_per_second = rate.max(self.waiting_bytes as f64 / LONGEST.as_secs_f64());
         let most = (self.bytes_per_second * BURST.as_secs_f64()).max(LEAST_BURST_BYTES);
-        let passed = self.filled.map_or(BURST, |at| now.saturating_duration_since(at));
+        let passed = self.filled.map(|at| now.saturating_duration_since(at).as_secs_f64());
         self.filled = Some(self.filled.map_or(now, |at| at.max(now)));
-        self.budget = (self.budget + self.bytes_per_second * passed.as_secs_f64()).min(most);
+        self.budget = passed.map_or(most, |s| (self.budget + self.bytes_per_second * s).min(most));
     }
 
     /// The next packet that may leave.
@@ -90,7 +89,7 @@ mod tests {
     fn drain(pacer: &mut Pacer, mut now: Instant, target_bps: f64) -> u128 {
         let start = now;
         loop {
-            pacer.refill(now, Some(target_bps));
+            pacer.refill(now, Some(2.5 * target_bps));
             while pacer.pop().is_some() {}
             match pacer.next_at() {
                 Some(at) => now = at,
@@ -122,7 +121,7 @@ mod tests {
         }
         let (mut at, mut order) = (now, vec![]);
         while !pacer.is_empty() {
-            pacer.refill(at, Some(100_000.0));
+            pacer.refill(at, Some(250_000.0));
             while let Some((header, _)) = pacer.pop() {
                 order.push(header.sequence_number);
             }

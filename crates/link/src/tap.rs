@@ -18,19 +18,24 @@ use rtc::rtcp::receiver_report::ReceiverReport;
 use rtc::rtcp::reception_report::ReceptionReport;
 use rtc::rtcp::sender_report::SenderReport;
 use rtc::rtcp::transport_feedbacks::transport_layer_nack::{
-    TransportLayerNack, nack_pairs_from_sequence_numbers,
+    NackPair, TransportLayerNack, nack_pairs_from_sequence_numbers,
 };
 use rtc::sansio::Protocol;
 use rtc::shared::TransportContext;
 use rtc::shared::error::Error;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Retransmissions a peer may ask for, a second; also the largest burst.
 const RETRANSMIT_RATE: f64 = 2000.0;
 /// … and what share of the path they may fill, where that is known, at this size.
 const RETRANSMIT_SHARE: f64 = 0.5;
+/// … or this, where a queue stands: there it is the queue that lost them, and more makes it longer.
+const RETRANSMIT_SHARE_QUEUED: f64 = 0.15;
+const QUEUED: Duration = Duration::from_millis(60);
+/// What may be asked for at once, in time of that rate.
+const RETRANSMIT_BURST: f64 = 0.25;
 const RETRANSMIT_BITS: f64 = 1200.0 * 8.0;
 const MAX_SENDER_REPORTS: usize = 16;
 const MAX_UNDECLARED: usize = 256;
@@ -206,6 +211,11 @@ impl Shared {
     }
 
     fn rtcp(&mut self, now: Instant, packets: &mut Vec<Box<dyn rtc::rtcp::Packet>>) {
+        for packet in packets.iter_mut() {
+            if let Some(nack) = packet.as_any().downcast_ref::<TransportLayerNack>() {
+                *packet = Box::new(self.nack_received(now, nack));
+            }
+        }
         packets.retain(|packet| {
             let any = packet.as_any();
             if let Some(pli) = any.downcast_ref::<PictureLossIndication>() {
@@ -219,7 +229,7 @@ impl Shared {
                     self.keyframe_requested = true;
                 }
             } else if let Some(nack) = any.downcast_ref::<TransportLayerNack>() {
-                return self.nack_received(now, nack);
+                return !nack.nacks.is_empty();
             } else if let Some(report) = any.downcast_ref::<SenderReport>() {
                 let kind = match Some(report.ssrc) {
                     ssrc if ssrc == self.remote_audio => Some(MediaKind::Audio),
@@ -240,25 +250,34 @@ impl Shared {
         });
     }
 
-    /// False if the request is over the limit: each answer is a whole packet, so a NACK is an amplifier.
-    fn nack_received(&mut self, now: Instant, nack: &TransportLayerNack) -> bool {
-        let asked: u64 = nack.nacks.iter().map(|pair| 1 + u64::from(pair.lost_packets.count_ones())).sum();
+    /// What of it is within the limit: each answer is a whole packet, so a NACK is an amplifier.
+    fn nack_received(&mut self, now: Instant, nack: &TransportLayerNack) -> TransportLayerNack {
+        let asked = |pair: &NackPair| 1 + u64::from(pair.lost_packets.count_ones());
         if nack.media_ssrc == self.video_ssrc {
             self.video_out.nacks_received += 1;
-            self.video_out.nacked_packets += asked;
+            self.video_out.nacked_packets += nack.nacks.iter().map(asked).sum::<u64>();
         }
         let passed = now.saturating_duration_since(self.refilled).as_secs_f64();
         self.refilled = now;
-        let rate = self.bandwidth.known().map_or(RETRANSMIT_RATE, |path| {
-            (path.target_bps * RETRANSMIT_SHARE / RETRANSMIT_BITS).clamp(20.0, RETRANSMIT_RATE)
+        let (rate, most) = self.bandwidth.known().map_or((RETRANSMIT_RATE, RETRANSMIT_RATE), |path| {
+            let queued = path.queueing_delay > QUEUED;
+            let share = if queued { RETRANSMIT_SHARE_QUEUED } else { RETRANSMIT_SHARE };
+            let rate = (path.target_bps * share / RETRANSMIT_BITS).clamp(10.0, RETRANSMIT_RATE);
+            (rate, (rate * RETRANSMIT_BURST).max(20.0))
         });
-        self.tokens = (self.tokens + passed * rate).min(rate);
-        if asked as f64 > self.tokens {
-            self.nack_limited += asked;
-            return false;
-        }
-        self.tokens -= asked as f64;
-        true
+        self.tokens = (self.tokens + passed * rate).min(most);
+        let mut granted = nack.clone();
+        granted.nacks.retain(|pair| {
+            let count = asked(pair);
+            let allowed = count as f64 <= self.tokens;
+            if allowed {
+                self.tokens -= count as f64
+            } else {
+                self.nack_limited += count
+            }
+            allowed
+        });
+        granted
     }
 
     fn reports(&mut self, reports: &[ReceptionReport]) {
@@ -404,8 +423,6 @@ impl Interceptor for Tap {
 mod tests {
     use super::*;
     use rtc::rtcp::payload_feedbacks::full_intra_request::FirEntry;
-    use rtc::rtcp::transport_feedbacks::transport_layer_nack::NackPair;
-    use std::time::Duration;
 
     const VIDEO: u32 = 22;
 
@@ -454,10 +471,16 @@ mod tests {
         let (mut tap, shared) = tap(now);
         let pair = NackPair { packet_id: 1, lost_packets: 0xffff };
         let nack = || TransportLayerNack { sender_ssrc: 1, media_ssrc: VIDEO, nacks: vec![pair; 50] };
-        let passed =
-            (0..10).filter(|_| feed(&mut tap, now, Packet::Rtcp(vec![Box::new(nack())])).is_some()).count();
-        assert_eq!(passed, 2, "850 packets each, 2000 at once");
-        assert_eq!(lock(&shared).nack_limited, 8 * 850);
+        let granted = |passed: Option<TaggedPacket>| match passed.map(|p| p.message.packet) {
+            Some(Packet::Rtcp(packets)) => {
+                packets[0].as_any().downcast_ref::<TransportLayerNack>().map_or(0, |n| n.nacks.len())
+            }
+            _ => 0,
+        };
+        let pairs: Vec<_> =
+            (0..4).map(|_| granted(feed(&mut tap, now, Packet::Rtcp(vec![Box::new(nack())])))).collect();
+        assert_eq!(pairs, [50, 50, 17, 0], "17 packets a pair, 2000 at once");
+        assert_eq!(lock(&shared).nack_limited, (33 + 50) * 17);
         let later = now + Duration::from_secs(1);
         assert!(feed(&mut tap, later, Packet::Rtcp(vec![Box::new(nack())])).is_some());
     }

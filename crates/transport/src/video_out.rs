@@ -23,7 +23,7 @@ const MAX_DEBT: Duration = Duration::from_millis(500);
 /// Rate control is given this long to follow a lower bitrate.
 const SETTLES: Duration = Duration::from_secs(2);
 /// A format is kept at least this long before pictures are made larger or more frequent again.
-const MIN_TIME_BEFORE_UP: Duration = Duration::from_secs(2);
+const MIN_TIME_BEFORE_UP: Duration = Duration::from_secs(4);
 /// Changes of the bitrate below this share are not worth telling the encoder.
 const BITRATE_STEP: f64 = 0.03;
 
@@ -47,6 +47,10 @@ struct Rung {
     /// The last two.
     keyframes: [Option<Instant>; 2],
     last_timestamp_us: Option<i64>,
+    /// The last picture that was given, made or left out.
+    given_us: Option<i64>,
+    /// Time as the encoder sees it.
+    clock_us: i64,
     debt: Debt,
     hardness: Hardness,
     lowered: Option<Instant>,
@@ -154,6 +158,8 @@ impl VideoOut {
                     bitrate_bps: bps as u32,
                     keyframes: [None; 2],
                     last_timestamp_us: None,
+                    given_us: None,
+                    clock_us: 0,
                     debt: Debt::default(),
                     hardness: Hardness::default(),
                     lowered: None,
@@ -164,6 +170,7 @@ impl VideoOut {
         if too_soon(&mut rung.last_timestamp_us, timestamp_us, rung.format.fps) {
             return Ok(None);
         }
+        let step_us = rung.given_us.replace(timestamp_us).map_or(0, |last| timestamp_us.saturating_sub(last));
         let path = path.unwrap_or(f64::INFINITY).max(bps);
         let left_out = rung.debt.too_high(now, path);
         // Just after a step down rate control is still on its way.
@@ -175,8 +182,13 @@ impl VideoOut {
         }
         let frame = scaled.at(rung.format.width, rung.format.height)?;
         let force = rung.source.wants_keyframe() && rung.may_make_keyframe(now);
-        let encoded = rung.encoder.encode(&frame, force).map_err(|e| e.to_string())?;
-        if let Some(frame) = &encoded {
+        // Rate control gives a picture the bits of the whole time since the one before. The time of those that were left out is what
+        // the path needs to catch up.
+        rung.clock_us = rung.clock_us.saturating_add(step_us);
+        let frame = frame.with_timestamp_us(rung.clock_us);
+        let mut encoded = rung.encoder.encode(&frame, force).map_err(|e| e.to_string())?;
+        if let Some(frame) = &mut encoded {
+            frame.timestamp_us = timestamp_us;
             let bits = frame.data.len() as f64 * 8.0;
             rung.debt.bits += bits;
             if !frame.keyframe && bits > path * MAX_DEBT.as_secs_f64() {

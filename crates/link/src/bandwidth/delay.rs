@@ -16,8 +16,18 @@ const FOLLOW_DOWN: f64 = 0.039;
 const OVERUSE_TIME_MS: f64 = 10.0;
 /// The fastest packet of this time is what a packet takes without a queue.
 const BASE_WINDOW: Duration = Duration::from_secs(30);
-/// A queue like this is too long, whatever the gradient says.
-const LONG_QUEUE: Duration = Duration::from_millis(150);
+/// A picture that leaves in one go queues behind itself. Only what even the luckiest packet of this time met is a queue that stays.
+const STANDING_WINDOW: Duration = Duration::from_millis(120);
+const MAX_RECENT: usize = 512;
+/// Less of it than this is no overuse, whatever the gradient says, ms.
+const LEAST_QUEUE: f64 = 8.0;
+/// More of it than this is one, whatever the gradient says, ms.
+const LONG_QUEUE: f64 = 100.0;
+/// This much that stays for so long is one too, even where the gradient is flat because the queue is full.
+const SOME_QUEUE: f64 = 20.0;
+const STAYS: Duration = Duration::from_millis(600);
+/// A long queue that gives way to nothing for so long is none: the path has become a longer one.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Usage {
@@ -43,7 +53,14 @@ pub(super) struct Delay {
     usage: Usage,
     /// One-way delays with an unknown offset, ms: the smallest of each past span, and of now.
     bases: VecDeque<(Duration, f64)>,
-    queue_ms: f64,
+    /// (departure, arrival, one-way delay) of the last packets.
+    recent: VecDeque<(Duration, Duration, f64)>,
+    standing_ms: f64,
+    /// Since when there is some queue.
+    some: Option<Duration>,
+    stays: bool,
+    /// Since when the queue doesn't become shorter, and the shortest that it was.
+    long: Option<(Duration, f64)>,
 }
 
 /// Packets that left together.
@@ -70,18 +87,35 @@ impl Default for Delay {
             previous_trend: 0.0,
             usage: Usage::Normal,
             bases: VecDeque::new(),
-            queue_ms: 0.0,
+            recent: VecDeque::new(),
+            standing_ms: 0.0,
+            some: None,
+            stays: false,
+            long: None,
         }
     }
 }
 
 impl Delay {
+    /// What all that is known says of the path.
     pub fn usage(&self) -> Usage {
-        self.usage
+        match self.usage {
+            _ if self.standing_ms > LONG_QUEUE || self.stays => Usage::Over,
+            Usage::Over if self.standing_ms < LEAST_QUEUE => Usage::Normal,
+            // More would not help.
+            Usage::Normal if self.standing_ms > SOME_QUEUE => Usage::Under,
+            usage => usage,
+        }
     }
 
+    /// What came of it was seen to.
+    pub fn heeded(&mut self) {
+        self.stays = false;
+    }
+
+    /// The queue that stays.
     pub fn queueing(&self) -> Duration {
-        Duration::from_secs_f64((self.queue_ms / 1000.0).clamp(0.0, 60.0))
+        Duration::from_secs_f64((self.standing_ms / 1000.0).clamp(0.0, 60.0))
     }
 
     pub fn add(&mut self, departed: Instant, arrived: Duration) -> Usage {
@@ -89,22 +123,22 @@ impl Delay {
         let fresh = Group { first_departure: departed, last_departure: departed, last_arrival: arrived };
         let Some(group) = &mut self.group else {
             self.group = Some(fresh);
-            return self.usage;
+            return self.usage();
         };
         if departed < group.first_departure {
             // It was overtaken; the order of departures is what groups are made of.
-            return self.usage;
+            return self.usage();
         }
         if departed.duration_since(group.first_departure) <= GROUP {
             group.last_departure = group.last_departure.max(departed);
             group.last_arrival = group.last_arrival.max(arrived);
-            return self.usage;
+            return self.usage();
         }
         let done = std::mem::replace(group, fresh);
         if let Some(before) = self.before.replace(done) {
             self.step(before, done);
         }
-        if self.usage == Usage::Normal && self.queueing() > LONG_QUEUE { Usage::Over } else { self.usage }
+        self.usage()
     }
 
     fn step(&mut self, before: Group, group: Group) {
@@ -114,7 +148,9 @@ impl Delay {
         // Silence or a clock that jumped says nothing of a queue.
         if !(-500.0..3000.0).contains(&arrivals) || departures > 3000.0 {
             let (threshold, bases) = (self.threshold, std::mem::take(&mut self.bases));
-            *self = Self { threshold, bases, origin: self.origin, group: self.group, ..Self::default() };
+            let (standing_ms, long) = (self.standing_ms, self.long);
+            let (origin, group) = (self.origin, self.group);
+            *self = Self { threshold, bases, standing_ms, long, origin, group, ..Self::default() };
             return;
         }
         self.count = (self.count + 1.0).min(MOST_GROUPS);
@@ -168,8 +204,39 @@ impl Delay {
             self.bases.pop_front();
         }
         let base = self.bases.iter().map(|(_, least)| *least).fold(f64::INFINITY, f64::min);
-        // Up at once in part, down likewise: single late packets are no queue.
-        self.queue_ms += 0.1 * ((trip - base) - self.queue_ms);
+        self.recent.push_back((left, arrived, trip));
+        // By both clocks: what leaves in a moment takes long to arrive where the path has become narrow.
+        while self.recent.len() > MAX_RECENT
+            || self.recent.front().is_some_and(|(departure, arrival, _)| {
+                *departure + STANDING_WINDOW < left || arrival.saturating_add(STANDING_WINDOW) < arrived
+            })
+        {
+            self.recent.pop_front();
+        }
+        let luckiest = self.recent.iter().map(|(.., trip)| *trip).fold(f64::INFINITY, f64::min);
+        self.standing_ms = (luckiest - base).max(0.0);
+        self.doubt(left, luckiest);
+    }
+
+    /// A queue drains when less is sent. What doesn't is the way itself.
+    fn doubt(&mut self, left: Duration, luckiest: f64) {
+        if self.standing_ms <= SOME_QUEUE {
+            (self.long, self.some, self.stays) = (None, None, false);
+            return;
+        }
+        let some = *self.some.get_or_insert(left);
+        if left.saturating_sub(some) > STAYS {
+            (self.some, self.stays) = (Some(left), true);
+        }
+        let (since, least) = self.long.unwrap_or((left, self.standing_ms));
+        if self.standing_ms < 0.8 * least {
+            self.long = Some((left, self.standing_ms));
+        } else if left.saturating_sub(since) < PATIENCE {
+            self.long = Some((since, least));
+        } else {
+            self.bases = VecDeque::from([(left, luckiest)]);
+            (self.long, self.some, self.stays, self.standing_ms) = (None, None, false, 0.0);
+        }
     }
 }
 

@@ -45,11 +45,19 @@ pub struct BandwidthEstimate {
     loss: Loss,
     acked: Rate,
     sent: Rate,
+    /// What else was sent, of which nothing is reported, and when the last of it.
+    data: Rate,
+    data_sent: Option<Instant>,
     origin: Option<Instant>,
+    epoch: Option<Instant>,
     capacity: Capacity,
     changed: Option<Instant>,
     heard: Option<Instant>,
     decreased: Option<Instant>,
+    /// When it was last heard that anything arrived.
+    arrived: Option<Instant>,
+    /// Since when there is no sign of a queue.
+    clear: Option<Instant>,
     round_trip: Duration,
 }
 
@@ -63,14 +71,26 @@ struct Capacity {
 
 /// Far from the last known capacity, a second.
 const GROWTH: f64 = 0.45;
+/// … and near it at most: on a narrow path even a packet is much.
+const GROWTH_NEAR: f64 = 0.15;
 /// What is left of the acknowledged rate when a queue builds up.
 const BACK_OFF: f64 = 0.85;
 /// The estimate may be this much above what is sent: an application that sends little says little about the path.
 const HEADROOM: f64 = 1.5;
+const HEADROOM_NEAR: f64 = 1.15;
 const HEADROOM_BPS: f64 = 50_000.0;
 /// Without a report for this long, while something is sent, less is sent.
 const SILENCE: Duration = Duration::from_millis(1200);
+/// … but not below this share of what arrived within this time.
+const ALL_LOST: f64 = 0.6;
+const FRESH: Duration = Duration::from_millis(700);
+const DATA_GOES_ON: Duration = Duration::from_millis(500);
 const PACKET_BITS: f64 = 1200.0 * 8.0;
+/// A shorter queue is no sign of one: packets of a picture wait for each other.
+const CLEAR: Duration = Duration::from_millis(5);
+/// What may leave at a time, compared with the estimate: where the path is thought to be free, near its limit, and while a queue drains.
+const PACES: [f64; 3] = [2.5, 1.5, 1.1];
+const DRAINS: Duration = Duration::from_millis(60);
 
 impl BandwidthEstimate {
     /// Starts at `start_bps` and stays within `min_bps` and `max_bps`, all in bit/s.
@@ -84,11 +104,16 @@ impl BandwidthEstimate {
             loss: Loss::default(),
             acked: Rate::default(),
             sent: Rate::default(),
+            data: Rate::default(),
+            data_sent: None,
             origin: None,
+            epoch: None,
             capacity: Capacity::default(),
             changed: None,
             heard: None,
             decreased: None,
+            arrived: None,
+            clear: None,
             round_trip: Duration::from_millis(100),
         }
     }
@@ -115,6 +140,18 @@ impl BandwidthEstimate {
         Some(Bandwidth { target_bps, queueing_delay, loss })
     }
 
+    /// Bit/s at which single pictures may leave; `None` until the peer has reported anything.
+    pub fn pace_bps(&self) -> Option<f64> {
+        self.changed?;
+        let [free, near, drains] = PACES;
+        let factor = match () {
+            () if self.delay.queueing() > DRAINS => drains,
+            () if self.capacity.is_near(self.target_bps) => near,
+            () => free,
+        };
+        Some(self.target_bps * factor)
+    }
+
     /// Something is sent. When reports stay out meanwhile, the path back or both are in trouble.
     pub fn on_sent(&mut self, now: Instant) {
         let longer = |at: Option<Instant>| at.is_some_and(|at| now.saturating_duration_since(at) > SILENCE);
@@ -124,12 +161,32 @@ impl BandwidthEstimate {
         }
     }
 
+    /// Something is sent beside the packets that reports are about.
+    pub fn on_data_sent(&mut self, now: Instant, bytes: usize) {
+        let epoch = *self.epoch.get_or_insert(now);
+        self.data_sent = Some(now);
+        self.data.add(now.saturating_duration_since(epoch), bytes);
+    }
+
+    /// How much that is, in bit/s.
+    pub fn data_bps(&self, now: Instant) -> f64 {
+        let recent = self.data_sent.is_some_and(|at| now.saturating_duration_since(at) < DATA_GOES_ON);
+        self.data.bps().filter(|_| recent).unwrap_or(0.0)
+    }
+
+    /// What the path carries, while media is sent on it.
+    pub fn beside_media(&self, now: Instant) -> Option<f64> {
+        let live = self.heard.is_some_and(|at| now.saturating_duration_since(at) < SILENCE);
+        (live && self.changed.is_some()).then_some(self.target_bps)
+    }
+
     /// One feedback message.
     pub fn on_feedback(&mut self, now: Instant, results: &[PacketResult]) {
         self.heard = Some(now);
         let Some(newest) = results.iter().filter(|r| r.arrived.is_some()).map(|r| r.departed).max() else {
             return self.on_all_lost(now, results.len());
         };
+        self.arrived = Some(now);
         let trip =
             now.saturating_duration_since(newest).clamp(Duration::from_millis(1), Duration::from_secs(2));
         self.round_trip = self.round_trip.mul_f64(0.875) + trip.mul_f64(0.125);
@@ -142,14 +199,20 @@ impl BandwidthEstimate {
                 usage = self.delay.add(result.departed, arrived);
             }
         }
+        self.delay.heeded();
         let excess = self.loss.add(now, results);
         let since = self.changed.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
         self.changed = Some(now);
+        if usage == Usage::Over || self.delay.queueing() > CLEAR {
+            self.clear = None;
+        } else {
+            self.clear.get_or_insert(now);
+        }
         match usage {
             Usage::Over => self.back_off(now),
             // The queue drains: more would fill it again.
             Usage::Under => {}
-            Usage::Normal => self.grow(since),
+            Usage::Normal => self.grow(now, since),
         }
         if let Some(excess) = excess {
             self.give_way(now, excess);
@@ -161,7 +224,10 @@ impl BandwidthEstimate {
     fn on_all_lost(&mut self, now: Instant, count: usize) {
         if count > 0 && self.may_decrease(now) {
             self.decreased = Some(now);
-            self.target_bps = (self.target_bps * 0.7).max(self.min_bps);
+            // A full queue loses whole reports as well; what arrived a moment ago fits through.
+            let recent = self.arrived.is_some_and(|at| now.saturating_duration_since(at) < FRESH);
+            let fits = self.acked.bps().filter(|_| recent).map_or(0.0, |acked| acked * ALL_LOST);
+            self.target_bps = (self.target_bps * 0.7).max(fits.min(self.target_bps)).max(self.min_bps);
         }
     }
 
@@ -171,51 +237,64 @@ impl BandwidthEstimate {
     }
 
     fn back_off(&mut self, now: Instant) {
-        let Some(acked) = self.acked.bps() else { return };
-        if !self.may_decrease(now) {
-            return;
-        }
+        // Behind a queue packets arrive at the rate of the path.
+        let full = self.delay.queueing() > DRAINS;
+        let acked = if full { self.acked.latest_bps() } else { self.acked.bps() };
+        let Some(acked) = acked.filter(|_| self.may_decrease(now)) else { return };
+        let acked = acked * self.beside(now);
         self.decreased = Some(now);
         self.capacity.full_at(acked);
         // Half a second of room to drain what waits already, beside the usual step back.
         let drain = 1.0 - self.delay.queueing().as_secs_f64().min(0.5);
-        self.target_bps = self.target_bps.min(self.carried(acked) * BACK_OFF * drain);
+        self.target_bps = self.target_bps.min(self.carried(now, acked) * BACK_OFF * drain);
     }
 
-    fn grow(&mut self, since: Duration) {
-        let Some(acked) = self.acked.bps() else { return };
+    fn grow(&mut self, now: Instant, since: Duration) {
+        let Some(acked) = self.acked.bps().map(|acked| acked * self.beside(now)) else { return };
         let seconds = since.as_secs_f64().min(0.5);
         if self.capacity.is_below(acked) {
             // It carries more than it did: what was known of it is old.
             self.capacity = Capacity::default();
         }
+        let fast = self.target_bps * (GROWTH * seconds);
         let step = if self.capacity.is_near(self.target_bps) {
-            // About a packet each time that the effect of the last one can be seen.
-            PACKET_BITS / (self.round_trip.as_secs_f64() + 0.1) * seconds
+            // About a packet each time that the effect of the last one can be seen, and more the longer it has none. As many bits
+            // for who has little as for who has much: this is what makes flows equal.
+            let clear = self.clear.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+            let clear = clear.as_secs_f64();
+            let step = (1.0 + clear).powi(2) * PACKET_BITS / (self.round_trip.as_secs_f64() + 0.1) * seconds;
+            step.min(self.target_bps * (GROWTH_NEAR * (1.0 + clear / 2.0) * seconds)).min(fast)
         } else {
-            self.target_bps * (GROWTH * seconds)
+            fast
         };
-        let most = (acked * HEADROOM + HEADROOM_BPS).max(self.target_bps);
+        // Near a known limit what is not sent proves nothing.
+        let headroom = if self.capacity.is_near(self.target_bps) { HEADROOM_NEAR } else { HEADROOM };
+        let most = (acked * headroom + HEADROOM_BPS).max(self.target_bps);
         self.target_bps = (self.target_bps + step).min(most);
     }
 
     /// What the path carries, as far as this is known: when less arrived than was sent, what arrived; else it was not full, and what
     /// was thought of it may still be so.
-    fn carried(&self, acked: f64) -> f64 {
+    fn carried(&self, now: Instant, acked: f64) -> f64 {
         match self.sent.bps() {
-            Some(sent) if acked >= 0.95 * sent => acked.max(self.target_bps),
+            Some(sent) if acked >= 0.95 * sent * self.beside(now) => acked.max(self.target_bps),
             _ => acked,
         }
+    }
+
+    /// All that is sent, compared with what reports are about. As much of the one arrives as of the other.
+    fn beside(&self, now: Instant) -> f64 {
+        self.sent.bps().map_or(1.0, |sent| 1.0 + self.data_bps(now) / sent.max(8_000.0))
     }
 
     /// Loss beyond what the path loses anyway.
     fn give_way(&mut self, now: Instant, excess: f64) {
         if self.may_decrease(now) {
             self.decreased = Some(now);
-            let acked = self.acked.bps().unwrap_or(self.target_bps);
+            let acked = self.acked.bps().map_or(self.target_bps, |acked| acked * self.beside(now));
             let kept = self.target_bps * (1.0 - 0.5 * excess);
             // What arrived fits through.
-            self.target_bps = kept.max(self.carried(acked) * BACK_OFF).min(self.target_bps);
+            self.target_bps = kept.max(self.carried(now, acked) * BACK_OFF).min(self.target_bps);
         }
     }
 }

@@ -4,6 +4,9 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 const WINDOW: Duration = Duration::from_millis(500);
+const MOMENT: Duration = Duration::from_millis(200);
+/// Packets that say something of a moment.
+const ENOUGH: usize = 5;
 const LEAST: Duration = Duration::from_millis(100);
 const MAX_PACKETS: usize = 4096;
 
@@ -38,5 +41,17 @@ impl Rate {
         let oldest = self.packets.front()?.0;
         let span = self.newest.saturating_sub(oldest);
         (span >= LEAST).then(|| self.bytes as f64 * 8.0 / span.max(WINDOW.mul_f64(0.6)).as_secs_f64())
+    }
+
+    /// The same over the last moment: what a path carries that has just become narrow.
+    pub fn latest_bps(&self) -> Option<f64> {
+        let since = self.newest.checked_sub(MOMENT)?;
+        let latest = || self.packets.iter().rev().take_while(|(at, _)| *at > since);
+        let bps = self.bps()?;
+        if latest().count() < ENOUGH {
+            return Some(bps);
+        }
+        let bytes: usize = latest().map(|(_, bytes)| bytes).sum();
+        Some(bps.min(bytes as f64 * 8.0 / MOMENT.as_secs_f64()))
     }
 }

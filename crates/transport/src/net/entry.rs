@@ -209,6 +209,7 @@ impl Entry {
             return;
         }
         let Self { link, peer, channels, to_pump, .. } = self;
+        let window = link.data_window().map_or(window, |most| most.min(window));
         to_pump.retain(|number| {
             let Some(&id) = channels.get(number) else { return false };
             let mut refused = 0;
@@ -357,7 +358,7 @@ impl Entry {
         }
     }
 
-    /// Tells the encoders what the path carries of video: sound comes first.
+    /// Tells the encoders what the path carries of video: sound comes first, then messages.
     pub(crate) fn publish_bandwidth(&mut self, now: Instant, audio_bps: u32) {
         if self.next_bandwidth.is_some_and(|at| now < at) {
             return;
@@ -367,9 +368,10 @@ impl Entry {
         self.peer.set_audio_loss((self.audio_loss * 100.0).round().clamp(0.0, 100.0) as u8);
         let speaks = self.last_audio.is_some_and(|at| now.saturating_duration_since(at) < SPEAKS);
         let audio = if speaks { f64::from(audio_bps + AUDIO_HEADERS_BPS) } else { 0.0 };
+        let data = self.link.data_bps(now);
         self.peer.set_video_bps(self.link.bandwidth().map(|path| {
             // What is lost is sent again, and headers count.
-            ((path.target_bps - audio) * 0.95 * (1.0 - path.loss.min(0.5))).max(1.0) as u32
+            ((path.target_bps - audio - data) * 0.95 * (1.0 - path.loss.min(0.5))).max(1.0) as u32
         }));
     }
 
