@@ -115,7 +115,9 @@ export class ChromiumCall {
   async #connect({ width, height, noise }: Judged, maxBitrateBps: number): Promise<void> {
     const [sender, receiver] = this.pages as [Page, Page]
     for (const page of this.pages) await page.evaluate(prepare)
-    const offer = await sender.evaluate(openSender, { width, height, noise, maxBitrateBps })
+    const bytes = readFileSync(join(ROOT, 'crates', 'pipeline', 'tests', 'data', 'speech_16k.s16'))
+    const speech = [...new Int16Array(bytes.buffer, bytes.byteOffset, bytes.length >> 1)]
+    const offer = await sender.evaluate(openSender, { width, height, noise, maxBitrateBps, speech })
     const answer = await receiver.evaluate(openReceiver, { offer, width, height, noise })
     await sender.evaluate((sdp) => meters.pc.setRemoteDescription({ type: 'answer', sdp }), answer)
     await sender.waitForFunction(() => meters.pc.connectionState === 'connected')
@@ -153,17 +155,21 @@ async function openSender({
   height,
   noise,
   maxBitrateBps,
-}: Judged & { maxBitrateBps: number }): Promise<string> {
+  speech,
+}: Judged & { maxBitrateBps: number; speech: number[] }): Promise<string> {
   const { pc } = meters
   const scene = makeScene(width, height, noise)
   const generator = new MediaStreamTrackGenerator({ kind: 'video' })
   const writer = generator.writable.getWriter()
   const context = new AudioContext({ sampleRate: 48_000 })
   const destination = context.createMediaStreamDestination()
-  const gain = new GainNode(context, { gain: 0 })
-  const oscillator = new OscillatorNode(context, { frequency: 440 })
-  oscillator.connect(gain).connect(destination)
-  oscillator.start()
+  const voice = new AudioBuffer({ length: speech.length, sampleRate: 16_000 })
+  voice.copyToChannel(
+    Float32Array.from(speech, (sample) => sample / 32_768),
+    0,
+  )
+  const source = new AudioBufferSourceNode(context, { buffer: voice, loop: true })
+  source.connect(destination)
   await context.resume()
   pc.addTrack(destination.stream.getAudioTracks()[0]!)
   const transceiver = pc.addTransceiver(generator as MediaStreamTrack, {
@@ -177,7 +183,7 @@ async function openSender({
   const rtx = codecs.filter(({ mimeType }) => /rtx/.test(mimeType))
   transceiver.setCodecPreferences([...wanted, ...rtx])
   const begin = () => {
-    gain.gain.value = 0.4
+    source.start()
     const start = performance.now()
     let n = 0
     const tick = () => {

@@ -1,5 +1,6 @@
 // A peer that sends stamped pictures, sound and bulk data, and writes down what comes and when: one process, driven as
 // `agent-process.mjs` is. Times are milliseconds of the monotonic clock, which all processes of a machine share.
+import { readFileSync } from 'node:fs'
 import { createInterface } from 'node:readline'
 import { pathToFileURL } from 'node:url'
 import { makeScene, PERIOD, readStamp } from '../../../bench/lib/judged.mjs'
@@ -14,12 +15,13 @@ const CLICK_EVERY_MS = 500
 const now = () => Number(process.hrtime.bigint()) / 1e6
 const put = (message) => process.stdout.write(`${JSON.stringify(message)}\n`)
 
+const speech = loadSpeech()
 let transport
 let scene
 let running = false
 /** What was sent: the time of each picture, by its number, and of each click. */
 const sent = { pictures: [], clicks: [], dropped: 0 }
-/** `[at, number, width, height, psnr, ssim]`, `[at, samples, level]`, `[at, capturedBefore]`, `[at, bytes]` */
+/** `[at, number, width, height, psnr, ssim]`, `[at, samples]`, `[at, capturedBefore]`, `[at, bytes]` */
 const came = { pictures: [], sound: [], clicks: [], data: [] }
 /** A look at the statistics every 100 ms. */
 const looks = []
@@ -33,8 +35,8 @@ const operations = {
     transport.on('data', ({ data }) => came.data.push([now(), data.data.data.length]))
   },
   connect: ({ peerId }) => transport.connectPeer(peerId, { timeoutMs: 20_000 }),
-  /** Sends until `stop`: pictures of the scene, a tone or clicks, messages of `data` bytes as fast as they are taken. */
-  start({ to, fps = 30, video = true, audio = 'tone', frameMs = 20, data = 0 }) {
+  /** Sends until `stop`: pictures of the scene, speech or clicks, messages of `data` bytes as fast as they are taken. */
+  start({ to, fps = 30, video = true, audio = 'speech', frameMs = 20, data = 0 }) {
     running = true
     const start = now()
     if (video) pace(start, 1000 / fps, (n) => sendPicture(to, n, fps))
@@ -74,6 +76,19 @@ createInterface(process.stdin)
   .on('close', () => process.exit(0))
 put({ event: 'ready', at: now() })
 
+/** Speech at 48 kHz: Opus makes copies (in-band FEC) of nothing else at such bitrates. */
+function loadSpeech() {
+  const bytes = readFileSync(new URL('../../../crates/pipeline/tests/data/speech_16k.s16', import.meta.url))
+  const at16k = new Int16Array(bytes.buffer, bytes.byteOffset, bytes.length >> 1)
+  return Float32Array.from({ length: at16k.length * 3 }, (_, i) => {
+    const [before, after] = [
+      at16k[Math.floor(i / 3)],
+      at16k[Math.min(at16k.length - 1, Math.floor(i / 3) + 1)],
+    ]
+    return (before + ((after - before) * (i % 3)) / 3) / 32_768
+  })
+}
+
 /** Calls as often as that, without drift, until `stop`; what is late is made up for. */
 function pace(start, everyMs, call, goesOn = () => running) {
   let n = 0
@@ -103,8 +118,8 @@ function sendSound(to, n, kind, frameMs) {
   const count = (RATE * frameMs) / 1000
   const samples = new Float32Array(count)
   const every = CLICK_EVERY_MS / frameMs
-  if (kind === 'tone') {
-    for (let i = 0; i < count; i++) samples[i] = 0.4 * Math.sin((2 * Math.PI * 440 * (n * count + i)) / RATE)
+  if (kind === 'speech') {
+    for (let i = 0; i < count; i++) samples[i] = speech[(n * count + i) % speech.length]
   } else if (n % every === every - 1) {
     // The click's first sample was captured a whole frame before the frame could be sent.
     for (let i = 0; i < 240; i++) samples[i] = 0.8 * Math.sin((2 * Math.PI * 2000 * i) / RATE)
@@ -140,13 +155,8 @@ function sawPicture(frame) {
 
 function heard(samples) {
   const at = now()
-  let sum = 0
-  let click = -1
-  for (let i = 0; i < samples.length; i++) {
-    sum += samples[i] ** 2
-    if (click < 0 && Math.abs(samples[i]) > 0.2) click = i
-  }
-  came.sound.push([at, samples.length, 10 * Math.log10(sum / samples.length + 1e-12)])
+  const click = samples.findIndex((sample) => Math.abs(sample) > 0.2)
+  came.sound.push([at, samples.length])
   const last = came.clicks.at(-1) ?? Number.NEGATIVE_INFINITY
   if (click >= 0 && at - last > CLICK_EVERY_MS / 2) came.clicks.push(at + (click * 1000) / RATE)
 }

@@ -31,8 +31,8 @@ export type Picture = [
 
 export interface Came {
   pictures: Picture[]
-  /** When, how many samples, dB of full scale. */
-  sound: [at: number, samples: number, level: number][]
+  /** When, how many samples. */
+  sound: [at: number, samples: number][]
   clicks: number[]
   data: [at: number, bytes: number][]
 }
@@ -41,7 +41,7 @@ export interface StartOptions {
   to: string
   fps?: number
   video?: boolean
-  audio?: 'tone' | 'clicks' | false
+  audio?: 'speech' | 'clicks' | false
   frameMs?: number
   /** Size of messages sent as fast as they are taken; 0: none. */
   data?: number
@@ -214,26 +214,23 @@ export function freezes(
   return { count, ms, longest }
 }
 
-/** The share of time in which the sound was not that of the sender, 0 to 1, and the longest time without any. */
+/** The share of the sound that was made up, 0 to 1, and the longest time in which none came, ms. */
 export function soundGaps(
   came: Came,
   looks: Look[],
   from: number,
   to: number,
-): { concealed: number; silent: number; longest: number } {
+): { concealed: number; longest: number } {
   const within = looks.filter(({ at, samples }) => at >= from && at <= to && samples !== undefined)
   const [first, last] = [within[0], within.at(-1)]
   const samples = first && last ? last.samples - first.samples : 0
   const concealed = first && last && samples > 0 ? (last.concealed - first.concealed) / samples : 1
-  let [longest, before, heard] = [0, from, 0]
-  for (const [at, count, level] of came.sound) {
-    if (at < from || at > to || level < -25) continue
+  let [longest, before] = [0, from]
+  for (const at of [...came.sound.map(([at]) => at).filter((at) => at > from && at <= to), to]) {
     longest = Math.max(longest, at - before)
     before = at
-    heard += count
   }
-  longest = Math.max(longest, to - before)
-  return { concealed, silent: Math.max(0, 1 - heard / 48 / (to - from)), longest }
+  return { concealed, longest }
 }
 
 export function mean(values: number[]): number {

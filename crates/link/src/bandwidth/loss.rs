@@ -49,7 +49,7 @@ impl Loss {
 
     /// What is lost whatever is sent: the median of what is remembered, but never so much that a path that is full could pass
     /// for one that is bad.
-    fn paths_own(&self) -> f64 {
+    pub fn paths_own(&self) -> f64 {
         let mut sorted: Vec<f64> = self.history.iter().copied().collect();
         sorted.sort_by(f64::total_cmp);
         sorted.get(sorted.len() / 2).copied().unwrap_or(0.0).min(0.25)

@@ -81,9 +81,8 @@ const HEADROOM_NEAR: f64 = 1.15;
 const HEADROOM_BPS: f64 = 50_000.0;
 /// Without a report for this long, while something is sent, less is sent.
 const SILENCE: Duration = Duration::from_millis(1200);
-/// … but not below this share of what arrived within this time.
-const ALL_LOST: f64 = 0.6;
-const FRESH: Duration = Duration::from_millis(700);
+/// When nothing has arrived for this long, less is sent as well.
+const ALL_LOST: Duration = Duration::from_millis(500);
 const DATA_GOES_ON: Duration = Duration::from_millis(500);
 const PACKET_BITS: f64 = 1200.0 * 8.0;
 /// A shorter queue is no sign of one: packets of a picture wait for each other.
@@ -220,14 +219,13 @@ impl BandwidthEstimate {
         self.target_bps = self.target_bps.clamp(self.min_bps, self.max_bps);
     }
 
-    /// Nothing of a whole report arrived: the path is cut or drowned.
+    /// Nothing of a whole report arrived. A report is of a few packets, so that this is chance at first, and then a path that is cut
+    /// or drowned.
     fn on_all_lost(&mut self, now: Instant, count: usize) {
-        if count > 0 && self.may_decrease(now) {
+        let recent = self.arrived.is_some_and(|at| now.saturating_duration_since(at) < ALL_LOST);
+        if count > 0 && !recent && self.may_decrease(now) {
             self.decreased = Some(now);
-            // A full queue loses whole reports as well; what arrived a moment ago fits through.
-            let recent = self.arrived.is_some_and(|at| now.saturating_duration_since(at) < FRESH);
-            let fits = self.acked.bps().filter(|_| recent).map_or(0.0, |acked| acked * ALL_LOST);
-            self.target_bps = (self.target_bps * 0.7).max(fits.min(self.target_bps)).max(self.min_bps);
+            self.target_bps = (self.target_bps * 0.7).max(self.min_bps);
         }
     }
 
@@ -241,7 +239,7 @@ impl BandwidthEstimate {
         let full = self.delay.queueing() > DRAINS;
         let acked = if full { self.acked.latest_bps() } else { self.acked.bps() };
         let Some(acked) = acked.filter(|_| self.may_decrease(now)) else { return };
-        let acked = acked * self.beside(now);
+        let acked = self.proven(now, acked);
         self.decreased = Some(now);
         self.capacity.full_at(acked);
         // Half a second of room to drain what waits already, beside the usual step back.
@@ -250,7 +248,7 @@ impl BandwidthEstimate {
     }
 
     fn grow(&mut self, now: Instant, since: Duration) {
-        let Some(acked) = self.acked.bps().map(|acked| acked * self.beside(now)) else { return };
+        let Some(acked) = self.acked.bps().map(|acked| self.proven(now, acked)) else { return };
         let seconds = since.as_secs_f64().min(0.5);
         if self.capacity.is_below(acked) {
             // It carries more than it did: what was known of it is old.
@@ -282,6 +280,13 @@ impl BandwidthEstimate {
         }
     }
 
+    /// What fits through, where this much of what reports are about arrived: as much of the rest does, and what the path loses
+    /// whatever is sent took its room before.
+    fn proven(&self, now: Instant, acked: f64) -> f64 {
+        let sent = self.sent.bps().unwrap_or(acked).max(acked);
+        (acked / (1.0 - self.loss.paths_own())).min(sent) * self.beside(now)
+    }
+
     /// All that is sent, compared with what reports are about. As much of the one arrives as of the other.
     fn beside(&self, now: Instant) -> f64 {
         self.sent.bps().map_or(1.0, |sent| 1.0 + self.data_bps(now) / sent.max(8_000.0))
@@ -291,7 +296,7 @@ impl BandwidthEstimate {
     fn give_way(&mut self, now: Instant, excess: f64) {
         if self.may_decrease(now) {
             self.decreased = Some(now);
-            let acked = self.acked.bps().map_or(self.target_bps, |acked| acked * self.beside(now));
+            let acked = self.acked.bps().map_or(self.target_bps, |acked| self.proven(now, acked));
             let kept = self.target_bps * (1.0 - 0.5 * excess);
             // What arrived fits through.
             self.target_bps = kept.max(self.carried(now, acked) * BACK_OFF).min(self.target_bps);
