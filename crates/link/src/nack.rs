@@ -34,10 +34,11 @@ struct Missing {
 }
 
 impl NackTracker {
-    pub fn received(&mut self, sequence: u16, now: Instant) {
+    /// False for a packet that had come already, or was given up.
+    pub fn received(&mut self, sequence: u16, now: Instant) -> bool {
         let Some(highest) = self.highest else {
             self.highest = Some(u64::from(sequence) + (1 << 16));
-            return;
+            return true;
         };
         let number = unwrap_u16(highest, sequence);
         if number > highest {
@@ -52,15 +53,15 @@ impl NackTracker {
                 }
             }
             self.highest = Some(number);
-        } else if let Some(found) = self.missing.remove(&number)
-            && let Some(asked) = found.asked
-            && found.tries == 1
-        {
+        } else {
+            let Some(found) = self.missing.remove(&number) else { return false };
+            let Some(asked) = found.asked.filter(|_| found.tries == 1) else { return true };
             let sample = now.saturating_duration_since(asked).min(Duration::from_secs(1));
             let known = self.round_trip.unwrap_or(sample);
             self.deviation = (self.deviation * 7 + sample.abs_diff(known)) / 8;
             self.round_trip = Some((known * 7 + sample) / 8);
         }
+        true
     }
 
     /// The packets to ask for now.

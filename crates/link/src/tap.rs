@@ -194,7 +194,11 @@ impl Shared {
             }
         }
         let (track, clock) = if Some(ssrc) == self.remote_video {
-            self.nack.received(header.sequence_number, now);
+            let fresh = self.nack.received(header.sequence_number, now);
+            if retransmitted && !fresh {
+                // It was asked for twice, and counted once.
+                return !self.adopted.contains(&Some(ssrc));
+            }
             (&mut self.video_in, 90_000.0)
         } else {
             (&mut self.audio_in, 48_000.0)

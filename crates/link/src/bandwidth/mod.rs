@@ -157,6 +157,8 @@ impl BandwidthEstimate {
         if self.changed.is_some() && longer(self.heard.max(self.decreased)) {
             self.decreased = Some(now);
             self.target_bps = (self.target_bps * 0.7).max(self.min_bps);
+            // What is there after an outage may be another path.
+            self.capacity = Capacity::default();
         }
     }
 
