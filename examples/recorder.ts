@@ -61,9 +61,10 @@ export async function record(options: RecorderOptions, signal: AbortSignal): Pro
     session.onOutput('picture', picture)
     session.onOutput('sound', sound)
     const from = peer ? [peer] : ('*' as const)
-    // Nobody need be sent to: what leaves the graph is recorded in any case.
-    session.route({ from, track: 'audio', through: 'sound', to: [] })
-    session.route({ from, track: 'video', through: 'picture', to: options.share && !peer ? 'all' : [] })
+    // Nobody need be sent to: what leaves the graph is recorded in any case. The peer may come later.
+    session.route({ from, track: 'audio', through: 'sound', to: [], mayBeAbsent: true })
+    const to = options.share && !peer ? 'all' : []
+    session.route({ from, track: 'video', through: 'picture', to, mayBeAbsent: true })
     await Promise.race([
       aborted(signal),
       aborted(recording.failed),

@@ -1,4 +1,4 @@
-import { spawn } from 'node:child_process'
+import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -19,11 +19,13 @@ const recorderTest = missing ? test.skip : test
 
 let lab: Lab
 let folder: string
+const children = new Set<ChildProcess>()
 beforeEach(async () => {
   lab = await new Lab().open()
   folder = mkdtempSync(join(tmpdir(), 'recorder-'))
 })
 afterEach(async () => {
+  for (const child of children) child.kill('SIGKILL')
   await lab.close()
   rmSync(folder, { recursive: true, force: true })
 })
@@ -50,7 +52,11 @@ function startExample(...args: string[]) {
   child.stderr.on('data', (text) => {
     stderr += text
   })
-  const exited = once(child, 'exit').finally(() => rmSync(join(program, '..'), { recursive: true }))
+  children.add(child)
+  const exited = once(child, 'exit').finally(() => {
+    children.delete(child)
+    rmSync(join(program, '..'), { recursive: true })
+  })
   return {
     child,
     /** Ends it as Ctrl+C does. */
