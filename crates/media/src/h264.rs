@@ -19,7 +19,7 @@ use openh264_sys2::{
     SBitrateInfo, SPATIAL_LAYER_0, SPATIAL_LAYER_ALL,
 };
 
-use crate::bitstream::{NAL_SPS, NAL_SUBSET_SPS, h264_nals, h264_sps, nal_type};
+use crate::bitstream::{NAL_IDR, NAL_SPS, NAL_SUBSET_SPS, h264_nals, h264_sps, nal_type};
 use crate::frame::{FramePool, Plane, VideoFrame, check_dimensions};
 use crate::{EncodedFrame, MediaError, VideoContent, VideoEncoderConfig};
 
@@ -197,6 +197,8 @@ impl H264Decoder {
         Ok(H264Decoder { decoder })
     }
 
+    /// Decodes one access unit. What damaged ones left behind, parameter sets above all, can make openh264 refuse a whole keyframe:
+    /// one that brings its own is then given to a new decoder.
     pub fn decode(
         &mut self,
         data: &[u8],
@@ -204,6 +206,21 @@ impl H264Decoder {
         timestamp_us: i64,
     ) -> Result<Option<VideoFrame>, MediaError> {
         check_parameter_sets(data)?;
+        match self.decode_once(data, pool, timestamp_us) {
+            Ok(None) | Err(MediaError::Corrupt { .. }) if stands_alone(data) => {
+                *self = H264Decoder::new()?;
+                self.decode_once(data, pool, timestamp_us)
+            }
+            result => result,
+        }
+    }
+
+    fn decode_once(
+        &mut self,
+        data: &[u8],
+        pool: &FramePool,
+        timestamp_us: i64,
+    ) -> Result<Option<VideoFrame>, MediaError> {
         let Some(picture) = self.decoder.decode(data).map_err(|e| corrupt(&e.to_string()))? else {
             return Ok(None);
         };
@@ -261,6 +278,15 @@ fn check_parameter_sets(data: &[u8]) -> Result<(), MediaError> {
         }
     }
     Ok(())
+}
+
+/// Whether it has an IDR slice and a sequence parameter set before it.
+fn stands_alone(data: &[u8]) -> bool {
+    let mut sps = false;
+    h264_nals(data).any(|nal| {
+        sps |= nal_type(nal) == NAL_SPS;
+        sps && nal_type(nal) == NAL_IDR
+    })
 }
 
 fn corrupt(reason: &str) -> MediaError {
