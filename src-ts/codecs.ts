@@ -11,6 +11,7 @@ import type {
 import { native } from './native/load.js'
 import { check, unwrap } from './native/result.js'
 
+/** A codec to encode. */
 export type VideoCodec = 'vp9' | 'vp8' | 'h264'
 
 /** Opus (RFC 6716). */
@@ -248,15 +249,15 @@ export class VideoDecoder implements Disposable {
   readonly #native: NativeVideoDecoder
   #last: Promise<unknown> = Promise.resolve()
 
-  constructor(options: { codec: VideoCodec }) {
+  constructor(options: { codec: VideoCodec | 'av1' }) {
     checkKnownKeys('options', options, ['codec'])
     this.#native = unwrap(
-      native.NativeVideoDecoder.open(oneOf('codec', options.codec, ['vp9', 'vp8', 'h264'])),
+      native.NativeVideoDecoder.open(oneOf('codec', options.codec, ['vp9', 'vp8', 'h264', 'av1'])),
     )
   }
 
   /**
-   * Decodes one frame or access unit; close what it gives. Null when it shows nothing. Throws `ERR_CODEC` for damaged data; it
+   * Decodes one frame, access unit or (AV1) temporal unit; close what it gives. Null when it shows nothing. Throws `ERR_CODEC` for damaged data; it
    * then goes on with the next keyframe.
    */
   decode(data: Uint8Array, timestampUs = 0): Promise<VideoFrame | null> {

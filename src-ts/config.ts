@@ -247,7 +247,7 @@ export function resolveConfig(config: WebRtcConfig): ResolvedConfig {
       maxPeers: integer('maxPeers', config.maxPeers ?? 10, 1, 256),
       autoConnect: bool('autoConnect', config.autoConnect, !hosted),
       ...(data ? { dataMode: mode } : {}),
-      videoCodecs: [preferred, ...(['vp9', 'vp8', 'h264'] as const).filter((c) => c !== preferred)],
+      videoCodecs: [preferred, ...(['vp9', 'vp8', 'h264', 'av1'] as const).filter((c) => c !== preferred)],
       ...lists,
       retryEnabled: bool('reconnect.enabled', reconnect.enabled, true),
       ...(reconnect.maxAttempts === undefined

@@ -289,7 +289,7 @@ describeWithBrowser('Chromium', () => {
     await node.close()
   })
 
-  test('a peer without a common codec gets ERR_CODEC for video, and the rest goes on', async () => {
+  test('a peer that takes no codec of ours gets ERR_CODEC for video, and the rest goes on', async () => {
     const { node, page } = await meet(
       'offers',
       {

@@ -1,4 +1,6 @@
+import { VideoFrame, type WebRtcTransport } from '@remotemedia/webrtc'
 import { every, hear, join, Lab, next } from '../api/support.js'
+import { judgeLimitedLuma, patternI420 } from './browser/pattern.js'
 import { type Chromium, chromiumPath, launchChromium } from './chromium.js'
 
 // What Chromium sends and takes in each form of a codec.
@@ -8,6 +10,19 @@ if (chromiumPath() === null)
   console.warn('SKIPPED: there is no Chromium; install it, or name one with CHROMIUM=/path')
 
 jest.setTimeout(60_000)
+
+/** The PSNR of so many pictures of the pattern, as they come. */
+async function watch(node: WebRtcTransport, width: number, height: number, count: number): Promise<number[]> {
+  const psnr: number[] = []
+  node.on('video', ({ data }) => {
+    if (data.data.kind !== 'video' || data.data.frame.width !== width) return
+    const [luma] = data.data.frame.planes
+    const reading = judgeLimitedLuma(luma!.data, width, height, luma!.stride)
+    if (reading) psnr.push(reading.psnrDb)
+  })
+  await next(node, 'video', () => psnr.length >= count)
+  return psnr
+}
 
 describeWithBrowser('Chromium', () => {
   let lab: Lab
@@ -95,6 +110,62 @@ describeWithBrowser('Chromium', () => {
     // 0.8 on the left alone is 0.4 in the mean.
     expect(Math.abs(there.levelDbfs - 20 * Math.log10(0.4 / Math.SQRT2))).toBeLessThan(1)
     expect(audio.received!.codec).toBe('opus')
+    await page.close()
+    await node.close()
+  })
+
+  test('sends and takes H264 constrained baseline in non-interleaved mode, and VP9 of profile 0', async () => {
+    for (const [videoCodec, format] of [
+      ['H264', /a=fmtp:(\d+) (?=\S*packetization-mode=1)\S*profile-level-id=42[ce]0[0-9a-f]{2}/i],
+      ['VP9', /a=fmtp:(\d+) profile-id=0/],
+    ] as const) {
+      const room = `profile-${videoCodec}`
+      const node = await lab.join('node', { room })
+      const video = { width: 320, height: 240, fps: 15 }
+      const only = { videoCodec, onlyThisVideoCodec: true }
+      const page = await browser.newPeer({
+        signalingUrl: lab.server.url,
+        peerId: 'browser',
+        room,
+        video,
+        ...only,
+      })
+      await node.connectPeer('browser', { timeoutMs: 15_000 })
+      // What we answered: one format of this codec, and its retransmission.
+      const answer = (await page.remoteSdp('node'))
+        .split('m=')
+        .find((section) => section.startsWith('video'))!
+      const [, type] = answer.match(format)!
+      expect(answer.match(/^video \d+ \S+ (.*)$/m)![1]!.split(' ')[0]).toBe(type)
+      expect(answer.match(/a=rtpmap:\d+ (?!rtx)\S+/g)).toEqual([`a=rtpmap:${type} ${videoCodec}/90000`])
+      const psnr = await watch(node, 320, 240, 10)
+      expect(Math.min(...psnr)).toBeGreaterThan(25)
+      await page.close()
+      await node.close()
+    }
+  })
+
+  test('sends AV1, and is sent none', async () => {
+    const room = 'av1'
+    const node = await lab.join('node', { room })
+    const video = { width: 640, height: 360, fps: 15 }
+    const only = { videoCodec: 'AV1', onlyThisVideoCodec: true }
+    const page = await browser.newPeer({
+      signalingUrl: lab.server.url,
+      peerId: 'browser',
+      room,
+      video,
+      ...only,
+    })
+    await node.connectPeer('browser', { timeoutMs: 15_000 })
+    const psnr = await watch(node, 640, 360, 30)
+    expect(Math.min(...psnr.slice(-15))).toBeGreaterThan(25)
+    expect((await page.stats('node')).video.sent).toMatchObject({ codec: 'AV1' })
+    // It is not sent.
+    using frame = VideoFrame.from(patternI420(640, 360, 0), { format: 'I420', width: 640, height: 360 })
+    await expect(node.sendToPeer('browser', { kind: 'video', frame })).rejects.toMatchObject({
+      code: 'ERR_CODEC',
+    })
     await page.close()
     await node.close()
   })

@@ -4,7 +4,7 @@ import { dirname, join } from 'node:path'
 import { output, Problem, ROOT } from './process.mjs'
 
 /** C sources that crates bring along, whose licence is not the crate's. */
-const BUNDLED = ['opus', 'upstream']
+const BUNDLED = ['opus', 'upstream', 'vendor']
 
 /** Text of THIRD-PARTY-NOTICES for the addon built for `target`. */
 export function thirdPartyNotices(target) {

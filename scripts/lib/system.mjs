@@ -19,6 +19,8 @@ const BUILD = [
   },
   { what: 'CMake (libopus)', apt: 'cmake', brew: 'cmake', there: () => which('cmake') },
   { what: 'NASM (SIMD of the H264 codec)', apt: 'nasm', brew: 'nasm', there: () => which('nasm') },
+  { what: 'Meson (AV1)', apt: 'meson', brew: 'meson', there: () => which('meson') },
+  { what: 'Ninja (AV1)', apt: 'ninja-build', brew: 'ninja', there: () => which('ninja') },
   { what: 'pkg-config', apt: 'pkg-config', brew: 'pkg-config', there: () => which('pkg-config', 'pkgconf') },
   { what: 'libvpx, static, with headers', apt: 'libvpx-dev', brew: 'libvpx', there: () => vpx() },
 ]

@@ -584,7 +584,7 @@ fn config(o: TransportOptions) -> std::result::Result<Config, NativeError> {
         let codec: VideoCodec = name
             .parse()
             .map_err(|_| NativeError::config(format_args!("videoCodec '{name}' is not known")))?;
-        // A build without H.264 neither offers nor accepts it.
+        // A build without H.264 or AV1 neither offers nor accepts it.
         if codec.is_available() {
             video_codecs.push(codec);
         }
@@ -708,5 +708,6 @@ pub(crate) fn codec_name(codec: VideoCodec) -> &'static str {
         VideoCodec::Vp9 => "vp9",
         VideoCodec::Vp8 => "vp8",
         VideoCodec::H264 => "h264",
+        VideoCodec::Av1 => "av1",
     }
 }

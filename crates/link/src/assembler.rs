@@ -1,6 +1,6 @@
 //! Frames out of RTP packets.
 
-use crate::depacketize::{Piece, append, inspect};
+use crate::depacketize::{Partial, Piece, append, inspect};
 use crate::event::RtpIn;
 use crate::nack::unwrap_u16;
 use crate::patience::Patience;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 /// One frame as it was encoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AssembledFrame {
-    /// A VP8 or VP9 frame, or an H.264 access unit in Annex B form.
+    /// A VP8 or VP9 frame, an H.264 access unit in Annex B form, or an AV1 temporal unit in low-overhead form.
     pub data: Bytes,
     /// Decodable without anything before it.
     pub keyframe: bool,
@@ -300,20 +300,20 @@ impl VideoAssembler {
 
     fn take(&mut self, start: u64, last: u64) -> Option<AssembledFrame> {
         let mut data = Vec::new();
-        let (mut key, mut fragment, mut whole) = (false, false, true);
+        let (mut key, mut partial, mut whole) = (false, Partial::default(), true);
         let mut timestamp = 0;
         for number in start..=last {
             let held = self.packets.remove(&number)?;
             self.bytes -= held.packet.payload.len();
             timestamp = held.packet.timestamp;
             let Some(piece) = held.piece else { continue };
-            // VP8 and VP9 tell it at the start; for H.264 any slice tells it.
+            // VP8, VP9 and AV1 tell it at the start; for H.264 any slice tells it.
             key |= piece.key_start && self.codec != VideoCodec::H264
                 || piece.key && self.codec == VideoCodec::H264;
-            whole &= append(self.codec, &held.packet.payload, piece.skip, &mut fragment, &mut data).is_some();
+            whole &= append(self.codec, &held.packet.payload, piece.skip, &mut partial, &mut data).is_some();
         }
         self.next = Some(last + 1);
-        if !whole || fragment || data.is_empty() {
+        if !whole || partial.is_open() || data.is_empty() {
             return None;
         }
         Some(AssembledFrame {

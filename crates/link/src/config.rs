@@ -19,7 +19,7 @@ pub struct LinkConfig {
     pub video: bool,
     /// Create the `data` channel with the first offer, in this mode. `None`: no data section is offered or accepted.
     pub data: Option<DataMode>,
-    /// The video codecs that can be coded and decoded here, the preferred one first.
+    /// The video codecs that can be decoded here, the preferred one first; what can be encoded too is sent.
     pub video_codecs: Vec<VideoCodec>,
     /// `a=max-message-size` offered to the peer, in bytes (RFC 8841). 1 KiB to 1 MiB.
     pub max_message_size: usize,
@@ -116,7 +116,7 @@ impl Default for LinkConfig {
             audio: true,
             video: true,
             data: Some(DataMode::Reliable),
-            video_codecs: vec![VideoCodec::Vp9, VideoCodec::Vp8, VideoCodec::H264],
+            video_codecs: VideoCodec::ALL.into_iter().filter(|codec| codec.is_available()).collect(),
             max_message_size: 256 * 1024,
             cname: "remotemedia".into(),
             stereo: false,

@@ -1,11 +1,12 @@
 //! RTP payloads into pieces of a frame. All input is hostile: every read is checked.
 
+use crate::av1;
 use remotemedia_media::VideoCodec;
 
 /// What a payload says about itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Piece {
-    /// Bytes of descriptor before the media; for H.264 nothing is skipped here.
+    /// Bytes of descriptor before the media; for H.264 and AV1 nothing is skipped here.
     pub skip: usize,
     /// It begins a frame that needs no other.
     pub key_start: bool,
@@ -19,6 +20,7 @@ pub(crate) fn inspect(codec: VideoCodec, payload: &[u8]) -> Option<Piece> {
         VideoCodec::Vp8 => vp8(payload),
         VideoCodec::Vp9 => vp9(payload),
         VideoCodec::H264 => h264(payload),
+        VideoCodec::Av1 => av1::inspect(payload),
     }
 }
 
@@ -119,14 +121,32 @@ fn h264(payload: &[u8]) -> Option<Piece> {
     }
 }
 
+/// What a frame's payloads so far have begun and not ended.
+#[derive(Debug, Default)]
+pub(crate) struct Partial {
+    /// H.264: a fragmented unit.
+    in_fragment: bool,
+    obu: av1::Unfinished,
+}
+
+impl Partial {
+    pub fn is_open(&self) -> bool {
+        self.in_fragment || self.obu.is_open()
+    }
+}
+
 /// Puts the media of one payload behind what the frame has so far. `None` if the pieces don't fit together.
 pub(crate) fn append(
     codec: VideoCodec,
     payload: &[u8],
     skip: usize,
-    in_fragment: &mut bool,
+    partial: &mut Partial,
     out: &mut Vec<u8>,
 ) -> Option<()> {
+    let in_fragment = &mut partial.in_fragment;
+    if codec == VideoCodec::Av1 {
+        return av1::append(payload, &mut partial.obu, out);
+    }
     if codec != VideoCodec::H264 {
         out.extend_from_slice(payload.get(skip..)?);
         return Some(());

@@ -28,6 +28,9 @@ pub(crate) const VP9_FMTP: &str = "profile-id=0";
 /// The fmtp line for H.264 constrained baseline (RFC 6184, section 8.1).
 pub(crate) const H264_FMTP: &str = "level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f";
 
+/// The fmtp line for AV1 (RTP Payload Format For AV1, section 7.2.1): main profile, level 5.1 as decoders of a call have it.
+pub(crate) const AV1_FMTP: &str = "level-idx=5;profile=0;tier=0";
+
 /// The fmtp line for Opus (RFC 7587, section 6.1).
 pub(crate) fn opus_fmtp(config: &LinkConfig) -> String {
     let mut out = String::from("minptime=10");
@@ -125,6 +128,7 @@ fn register(media: &mut MediaEngine, config: &LinkConfig) -> Result<(), LinkErro
             VideoCodec::Vp8 => ("video/VP8", "", 96),
             VideoCodec::Vp9 => ("video/VP9", VP9_FMTP, 98),
             VideoCodec::H264 => ("video/H264", H264_FMTP, 106),
+            VideoCodec::Av1 => ("video/AV1", AV1_FMTP, 45),
         };
         media.register_codec(codec(mime, 90000, 0, fmtp, &feedback, payload_type), RtpCodecKind::Video)?;
         let apt = format!("apt={payload_type}");
@@ -165,6 +169,7 @@ pub(crate) fn track(
                 VideoCodec::Vp8 => ("video/VP8", ""),
                 VideoCodec::Vp9 => ("video/VP9", VP9_FMTP),
                 VideoCodec::H264 => ("video/H264", H264_FMTP),
+                VideoCodec::Av1 => ("video/AV1", AV1_FMTP),
             };
             RTCRtpCodec {
                 mime_type: mime.into(),

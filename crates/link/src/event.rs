@@ -170,7 +170,7 @@ pub struct Negotiated {
     pub audio_receive: bool,
     /// How the peer wants its audio.
     pub peer_audio: PeerAudio,
-    /// The codec to send: the first of ours that the peer has too. `None`: it takes no video.
+    /// The codec to send: the first of ours that the peer has too and that can be encoded. `None`: it takes no video of ours.
     pub video: Option<VideoCodec>,
     /// The codecs the peer may send.
     pub video_receive: Vec<VideoCodec>,

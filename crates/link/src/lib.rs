@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod assembler;
+mod av1;
 mod bandwidth;
 mod candidate;
 mod channels;

@@ -118,7 +118,7 @@ impl Link {
             [(&remote.audio, self.audio_sender, false), (&remote.video, self.video_sender, true)]
         {
             if let (Some(media), Some(id)) = (media, sender)
-                && let Some(codec) = media.codecs.first()
+                && let Some(codec) = media.sent()
                 && let Some(mut sender) = self.pc.rtp_sender(id)
             {
                 sender.replace_track(engine::track(&self.config, self.ssrcs, video, Some(codec.codec)))?;
@@ -279,7 +279,7 @@ impl Link {
     ) -> Result<String, rtc::shared::error::Error> {
         for (media, video) in [(&remote.audio, false), (&remote.video, true)] {
             let sender = if video { self.video_sender } else { self.audio_sender };
-            if let Some(codec) = media.as_ref().and_then(|m| m.codecs.first())
+            if let Some(codec) = media.as_ref().and_then(RemoteMedia::sent)
                 && sender.is_none()
             {
                 let id =
@@ -355,7 +355,9 @@ impl Link {
         n.audio_receive = send(&remote.audio);
         n.peer_audio = remote.peer_audio;
         let video_codecs = remote.video.as_ref().map(|v| v.codecs.clone()).unwrap_or_default();
-        n.video = if recv(&remote.video) { video_codecs.first().and_then(|c| c.codec) } else { None };
+        let sent = remote.video.as_ref().and_then(RemoteMedia::sent).cloned();
+        let video = sent.as_ref().filter(|_| recv(&remote.video)).and_then(|c| c.codec);
+        n.video = video.filter(|codec| codec.can_encode());
         n.video_receive = if send(&remote.video) {
             video_codecs.iter().filter_map(|c| c.codec).collect()
         } else {
@@ -364,7 +366,8 @@ impl Link {
         n.data = remote.data.is_some();
         n.max_message_size = remote.data.unwrap_or(0).min(self.config.max_message_size);
         self.audio_codec = remote.audio.as_ref().and_then(|a| a.codecs.first().cloned());
-        self.video_codec = video_codecs.first().cloned();
+        // Where we can send none of them, keyframes are still asked for.
+        self.video_codec = sent;
         self.video_types = video_codecs.iter().filter_map(|c| Some((c.payload_type, c.codec?))).collect();
         let mut shared = tap::lock(&self.shared);
         shared.apt = video_codecs.iter().filter_map(|c| Some((c.rtx?, c.payload_type))).collect();

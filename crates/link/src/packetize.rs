@@ -10,6 +10,8 @@ pub(crate) fn packetize(codec: VideoCodec, frame: &EncodedFrame, picture: u16, m
         VideoCodec::Vp8 => vp8(&frame.data, picture, mtu),
         VideoCodec::Vp9 => vp9(frame, picture, mtu),
         VideoCodec::H264 => h264(&frame.data, mtu),
+        // Nobody encodes it.
+        VideoCodec::Av1 => Vec::new(),
     }
 }
 

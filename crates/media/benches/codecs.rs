@@ -39,7 +39,7 @@ impl Clip {
 }
 
 fn available() -> impl Iterator<Item = VideoCodec> {
-    VideoCodec::ALL.into_iter().filter(|c| c.is_available())
+    VideoCodec::ALL.into_iter().filter(|c| c.can_encode())
 }
 
 /// One thread and a fixed speed step: time on one core.

@@ -1,4 +1,4 @@
-//! Just enough of the VP8, VP9 and H.264 headers to know a keyframe and its size before a codec sees it.
+//! Just enough of the VP8, VP9, H.264 and AV1 headers to know a keyframe and its size before a codec sees it.
 //!
 //! The codecs allocate by what a header claims, so a claim of 65535x65535 has to be refused here.
 
@@ -23,6 +23,16 @@ pub(crate) struct SpsInfo {
     pub coded: (u32, u32),
     pub chroma_420: bool,
 }
+
+/// One AV1 unit.
+pub(crate) struct Obu<'a> {
+    pub kind: u8,
+    pub payload: &'a [u8],
+}
+
+const OBU_SEQUENCE_HEADER: u8 = 1;
+const OBU_FRAME_HEADER: u8 = 3;
+const OBU_FRAME: u8 = 6;
 
 /// Coded slice of an IDR picture.
 pub(crate) const NAL_IDR: u8 = 5;
@@ -128,6 +138,64 @@ pub(crate) fn vp9_header(frame: &[u8]) -> Option<Vp9Header> {
         }
     }
     Some(Vp9Header { profile, keyframe: false, size: Some(vp9_size(&mut bits)?) })
+}
+
+/// The units of AV1's low-overhead format (AV1 specification, 5.2 to 5.4), each of which says its size. Ends with `None` where one
+/// doesn't fit the data.
+pub(crate) fn av1_obus(data: &[u8]) -> impl Iterator<Item = Option<Obu<'_>>> {
+    let mut rest = data;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let taken = av1_obu(rest);
+        rest = taken.as_ref().map_or(&[], |(_, after)| after);
+        Some(taken.map(|(obu, _)| obu))
+    })
+}
+
+fn av1_obu(data: &[u8]) -> Option<(Obu<'_>, &[u8])> {
+    let (head, mut rest) = data.split_first()?;
+    let (forbidden, extension, sized) = (head & 0x80 != 0, head & 4 != 0, head & 2 != 0);
+    if forbidden || !sized {
+        return None;
+    }
+    if extension {
+        rest = rest.get(1..)?;
+    }
+    let (mut size, mut digits) = (0u64, 0);
+    loop {
+        let (byte, after) = rest.split_first()?;
+        rest = after;
+        size |= u64::from(byte & 0x7f) << (7 * digits);
+        digits += 1;
+        if byte & 0x80 == 0 {
+            break;
+        }
+        if digits == 8 {
+            return None;
+        }
+    }
+    let (payload, rest) = rest.split_at_checked(usize::try_from(size).ok()?)?;
+    Some((Obu { kind: head >> 3 & 0x0f, payload }, rest))
+}
+
+/// Whether an AV1 temporal unit has a sequence header and begins with a key frame that is shown.
+pub(crate) fn av1_starts_sequence(data: &[u8]) -> bool {
+    let mut sequence = false;
+    for obu in av1_obus(data) {
+        let Some(obu) = obu else { return false };
+        match obu.kind {
+            // Without a profile other than 0, and not for a still picture, whose frame header is another one.
+            OBU_SEQUENCE_HEADER => sequence = obu.payload.first().is_some_and(|byte| byte & 0xf8 == 0),
+            OBU_FRAME_HEADER | OBU_FRAME => {
+                // show_existing_frame, frame_type (0 is KEY_FRAME), show_frame.
+                return sequence && obu.payload.first().is_some_and(|byte| byte >> 4 == 0b0001);
+            }
+            _ => {}
+        }
+    }
+    false
 }
 
 /// The NAL units of an Annex B byte stream, without start codes; trailing zero bytes stay.

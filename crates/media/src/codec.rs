@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use crate::bitstream;
 
-/// The video codecs that can be sent and received.
+/// The video codecs that can be received, and all but AV1 sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum VideoCodec {
     /// VP9 profile 0 (RFC 9628).
@@ -13,9 +13,11 @@ pub enum VideoCodec {
     Vp8,
     /// H.264 constrained baseline, packetization-mode 1 (RFC 6184).
     H264,
+    /// AV1 main profile, 8 bits (RTP Payload Format For AV1, version 1.0). Received only.
+    Av1,
 }
 
-/// One encoded picture: a VP8/VP9 frame, or an H.264 access unit in Annex B form.
+/// One encoded picture: a VP8/VP9 frame, or an H.264 access unit in Annex B form. AV1 is not encoded.
 #[derive(Debug, Clone)]
 pub struct EncodedFrame {
     /// The bitstream.
@@ -34,34 +36,45 @@ pub struct EncodedFrame {
 
 /// A name that is no video codec.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no video codec: vp9, vp8 and h264 are")]
+#[error("{0:?} is no video codec: vp9, vp8, h264 and av1 are")]
 pub struct UnknownCodec(pub String);
 
 impl VideoCodec {
     /// Every codec, in the order they are preferred.
-    pub const ALL: [VideoCodec; 3] = [VideoCodec::Vp9, VideoCodec::Vp8, VideoCodec::H264];
+    pub const ALL: [VideoCodec; 4] = [VideoCodec::Vp9, VideoCodec::Vp8, VideoCodec::H264, VideoCodec::Av1];
 
-    /// The encoding name in SDP's `a=rtpmap`: `VP9`, `VP8` or `H264`.
+    /// The encoding name in SDP's `a=rtpmap`: `VP9`, `VP8`, `H264` or `AV1`.
     pub fn name(self) -> &'static str {
         match self {
             VideoCodec::Vp9 => "VP9",
             VideoCodec::Vp8 => "VP8",
             VideoCodec::H264 => "H264",
+            VideoCodec::Av1 => "AV1",
         }
     }
 
-    /// The media type: `video/VP9`, `video/VP8` or `video/H264`.
+    /// The media type: `video/VP9`, `video/VP8`, `video/H264` or `video/AV1`.
     pub fn mime(self) -> &'static str {
         match self {
             VideoCodec::Vp9 => "video/VP9",
             VideoCodec::Vp8 => "video/VP8",
             VideoCodec::H264 => "video/H264",
+            VideoCodec::Av1 => "video/AV1",
         }
     }
 
-    /// Whether this build can encode and decode it. Only H.264 can be left out (cargo feature `h264`).
+    /// Whether this build can decode it. H.264 and AV1 can be left out (cargo features `h264` and `av1`).
     pub fn is_available(self) -> bool {
-        self != VideoCodec::H264 || cfg!(feature = "h264")
+        match self {
+            VideoCodec::Vp9 | VideoCodec::Vp8 => true,
+            VideoCodec::H264 => cfg!(feature = "h264"),
+            VideoCodec::Av1 => cfg!(feature = "av1"),
+        }
+    }
+
+    /// Whether this build can encode it: what can be decoded, without AV1.
+    pub fn can_encode(self) -> bool {
+        self != VideoCodec::Av1 && self.is_available()
     }
 }
 
@@ -96,6 +109,7 @@ pub fn is_keyframe(codec: VideoCodec, data: &[u8]) -> bool {
         VideoCodec::H264 => {
             bitstream::h264_nals(data).any(|nal| bitstream::nal_type(nal) == bitstream::NAL_IDR)
         }
+        VideoCodec::Av1 => bitstream::av1_starts_sequence(data),
     }
 }
 
@@ -109,7 +123,7 @@ mod tests {
             assert_eq!(codec.name().to_lowercase().parse(), Ok(codec));
             assert_eq!(codec.mime().parse(), Ok(codec));
         }
-        assert_eq!("av1".parse::<VideoCodec>(), Err(UnknownCodec("av1".into())));
+        assert_eq!("h265".parse::<VideoCodec>(), Err(UnknownCodec("h265".into())));
     }
 
     #[test]

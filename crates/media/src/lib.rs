@@ -3,13 +3,15 @@
 //! Everything here is synchronous and owns no thread of its own: callers decide where a codec runs (libvpx may start
 //! helper threads inside one `encode` call; see [`VideoEncoderConfig::threads`]).
 //!
-//! `unsafe` is allowed in two modules only, the wrappers around libvpx and around openh264's options.
+//! `unsafe` is allowed in three modules only, the wrappers around libvpx, around openh264's options and around dav1d.
 
 #![deny(unsafe_code)]
 #![warn(clippy::undocumented_unsafe_blocks)]
 
-// Without H.264 there is nobody to ask for its parameter sets.
-#[cfg_attr(not(feature = "h264"), allow(dead_code))]
+#[cfg(feature = "av1")]
+mod av1;
+// Without a codec there is nobody to ask for its headers.
+#[cfg_attr(not(all(feature = "av1", feature = "h264")), allow(dead_code))]
 mod bitstream;
 mod clock;
 mod codec;

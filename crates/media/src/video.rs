@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+#[cfg(feature = "av1")]
+use crate::av1::Av1Decoder;
 #[cfg(feature = "h264")]
 use crate::h264::{H264Decoder, H264Encoder};
 use crate::pacing::{FrameClock, SpeedGovernor};
@@ -76,6 +78,8 @@ enum DecoderBackend {
     Vpx(VpxDecoder),
     #[cfg(feature = "h264")]
     H264(H264Decoder),
+    #[cfg(feature = "av1")]
+    Av1(Av1Decoder),
 }
 
 impl VideoEncoderConfig {
@@ -99,7 +103,7 @@ impl VideoEncoderConfig {
         let (start, range) = match self.codec {
             VideoCodec::Vp9 => (9, (7, 9)),
             VideoCodec::Vp8 => (8, (6, 12)),
-            VideoCodec::H264 => (8, (8, 8)),
+            VideoCodec::H264 | VideoCodec::Av1 => (8, (8, 8)),
         };
         let top = if self.codec == VideoCodec::Vp9 { 9 } else { 16 };
         match self.cpu_used {
@@ -248,7 +252,7 @@ impl VideoDecoder {
         self.codec
     }
 
-    /// Decodes one encoded picture (an H.264 access unit in Annex B form); `None` when it shows nothing.
+    /// Decodes one encoded picture (an H.264 access unit in Annex B form, an AV1 temporal unit in low-overhead form); `None` when it shows nothing.
     ///
     /// A size over the limits of [`check_dimensions`] is refused before the codec allocates for it.
     pub fn decode(&mut self, data: &[u8], timestamp_us: i64) -> Result<Option<VideoFrame>, MediaError> {
@@ -259,6 +263,8 @@ impl VideoDecoder {
             DecoderBackend::Vpx(vpx) => vpx.decode(data, &self.pool, timestamp_us),
             #[cfg(feature = "h264")]
             DecoderBackend::H264(h264) => h264.decode(data, &self.pool, timestamp_us),
+            #[cfg(feature = "av1")]
+            DecoderBackend::Av1(av1) => av1.decode(data, &self.pool, timestamp_us),
         };
         match &result {
             Ok(Some(_)) => self.needs_keyframe = false,
@@ -288,7 +294,8 @@ impl EncoderBackend {
             #[cfg(feature = "h264")]
             VideoCodec::H264 => Ok(EncoderBackend::H264(Box::new(H264Encoder::new(config, speed)?))),
             #[cfg(not(feature = "h264"))]
-            VideoCodec::H264 => Err(left_out()),
+            VideoCodec::H264 => Err(left_out("H264")),
+            VideoCodec::Av1 => Err(MediaError::Unsupported { codec: "AV1", what: "encoding" }),
         }
     }
 }
@@ -300,14 +307,18 @@ impl DecoderBackend {
             #[cfg(feature = "h264")]
             VideoCodec::H264 => Ok(DecoderBackend::H264(H264Decoder::new()?)),
             #[cfg(not(feature = "h264"))]
-            VideoCodec::H264 => Err(left_out()),
+            VideoCodec::H264 => Err(left_out("H264")),
+            #[cfg(feature = "av1")]
+            VideoCodec::Av1 => Ok(DecoderBackend::Av1(Av1Decoder::new()?)),
+            #[cfg(not(feature = "av1"))]
+            VideoCodec::Av1 => Err(left_out("AV1")),
         }
     }
 }
 
-#[cfg(not(feature = "h264"))]
-fn left_out() -> MediaError {
-    MediaError::Unsupported { codec: "H264", what: "a build without the feature `h264`" }
+#[cfg(not(all(feature = "av1", feature = "h264")))]
+fn left_out(codec: &'static str) -> MediaError {
+    MediaError::Unsupported { codec, what: "a build without it" }
 }
 
 fn only_parameter_sets(data: &[u8]) -> bool {

@@ -8,8 +8,10 @@ use remotemedia_media::{
     VideoDecoder, VideoEncoder, VideoEncoderConfig,
 };
 
-const CODECS: &[VideoCodec] =
-    if cfg!(feature = "h264") { &VideoCodec::ALL } else { &[VideoCodec::Vp9, VideoCodec::Vp8] };
+const CODECS: &[VideoCodec] = match cfg!(feature = "h264") {
+    true => &[VideoCodec::Vp9, VideoCodec::Vp8, VideoCodec::H264],
+    false => &[VideoCodec::Vp9, VideoCodec::Vp8],
+};
 
 /// Twelve frames of 160x96: keyframes at 0 and 6.
 fn stream(codec: VideoCodec, pool: &FramePool) -> Vec<EncodedFrame> {
@@ -138,6 +140,7 @@ fn with_size(codec: VideoCodec, data: &[u8], width: u32, height: u32) -> Vec<u8>
             out.extend_from_slice(&data);
             data = out;
         }
+        VideoCodec::Av1 => unreachable!("it is not encoded here"),
     }
     data
 }

@@ -8,8 +8,10 @@ use remotemedia_media::{
     VideoFrame, scale,
 };
 
-const CODECS: &[VideoCodec] =
-    if cfg!(feature = "h264") { &VideoCodec::ALL } else { &[VideoCodec::Vp9, VideoCodec::Vp8] };
+const CODECS: &[VideoCodec] = match cfg!(feature = "h264") {
+    true => &[VideoCodec::Vp9, VideoCodec::Vp8, VideoCodec::H264],
+    false => &[VideoCodec::Vp9, VideoCodec::Vp8],
+};
 const VPX: [VideoCodec; 2] = [VideoCodec::Vp9, VideoCodec::Vp8];
 
 fn encoder(config: VideoEncoderConfig) -> VideoEncoder {

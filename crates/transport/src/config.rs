@@ -18,7 +18,7 @@ pub struct Config {
     pub auto_connect: bool,
     /// How the built-in data channel delivers; `None`: there is no data channel. Default reliable.
     pub data: Option<remotemedia_link::DataMode>,
-    /// Codecs to send and receive, the preferred one first. Default VP9, VP8, H264.
+    /// Codecs to send and receive, the preferred one first; AV1 is received only. Default VP9, VP8, H264, AV1.
     pub video_codecs: Vec<VideoCodec>,
     /// Audio settings.
     pub audio: AudioConfig,
@@ -97,7 +97,7 @@ impl Default for Config {
             max_peers: 10,
             auto_connect: true,
             data: Some(remotemedia_link::DataMode::Reliable),
-            video_codecs: vec![VideoCodec::Vp9, VideoCodec::Vp8, VideoCodec::H264],
+            video_codecs: VideoCodec::ALL.into_iter().filter(|codec| codec.is_available()).collect(),
             audio: AudioConfig::default(),
             video: VideoConfig::default(),
             connect_timeout: Duration::from_secs(10),
@@ -150,7 +150,7 @@ impl Config {
         }
         range("peer_id", self.peer_id.chars().count(), 1, 128)?;
         range("max_peers", self.max_peers, 1, 256)?;
-        range("video_codecs", self.video_codecs.len(), 1, 3)?;
+        range("video_codecs", self.video_codecs.len(), 1, 4)?;
         range("audio.bitrate_bps", self.audio.bitrate_bps(), 6_000, 510_000)?;
         range("audio.channels", self.audio.channels, 1, 2)?;
         range("audio.complexity", self.audio.complexity, 0, 10)?;

@@ -217,6 +217,8 @@ impl Peer {
             Some(VideoCodec::Vp9) => 1,
             Some(VideoCodec::Vp8) => 2,
             Some(VideoCodec::H264) => 3,
+            // It is received only.
+            Some(VideoCodec::Av1) => 0,
         };
         self.video_codec.store(code, Ordering::Release);
         self.audio.store(audio, Ordering::Release);

@@ -2,7 +2,7 @@
 
 use super::{Direction, Parsed, Section, Slot, SlotState, find, parse};
 use crate::config::LinkConfig;
-use crate::engine::{H264_FMTP, VP9_FMTP, opus_fmtp};
+use crate::engine::{AV1_FMTP, H264_FMTP, VP9_FMTP, opus_fmtp};
 use crate::error::LinkError;
 use crate::event::PeerAudio;
 use remotemedia_media::VideoCodec;
@@ -36,6 +36,14 @@ pub(crate) struct RemoteMedia {
     pub codecs: Vec<RemoteCodec>,
     pub ssrc: Option<u32>,
     pub rtx_ssrc: Option<u32>,
+}
+
+impl RemoteMedia {
+    /// What we send of them: the first that can be encoded; the first of all where none can.
+    pub fn sent(&self) -> Option<&RemoteCodec> {
+        let can = |c: &&RemoteCodec| c.codec.is_none_or(VideoCodec::can_encode);
+        self.codecs.iter().find(can).or(self.codecs.first())
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -254,6 +262,7 @@ impl Judge<'_> {
                 Some(VideoCodec::Vp8) => ("VP8/90000", String::new()),
                 Some(VideoCodec::Vp9) => ("VP9/90000", VP9_FMTP.to_owned()),
                 Some(VideoCodec::H264) => ("H264/90000", H264_FMTP.to_owned()),
+                Some(VideoCodec::Av1) => ("AV1/90000", AV1_FMTP.to_owned()),
             };
             let _ = write!(body, "a=rtpmap:{pt} {name}\r\n");
             if !fmtp.is_empty() {
@@ -293,19 +302,21 @@ impl Judge<'_> {
                 (number.parse::<u8>().ok()? == pt).then_some(rest.trim())
             })
         };
-        let codec_of = |pt: u8| -> Option<Option<VideoCodec>> {
-            let map = value("rtpmap", pt)?.to_ascii_lowercase();
-            let fmtp = value("fmtp", pt).unwrap_or("");
-            match (video, map.as_str()) {
-                (false, "opus/48000/2") => Some(None),
-                (true, "vp8/90000") => Some(Some(VideoCodec::Vp8)),
-                (true, "vp9/90000") => {
-                    matches!(parameter(fmtp, "profile-id"), None | Some("0")).then_some(Some(VideoCodec::Vp9))
+        let codec_of =
+            |pt: u8| -> Option<Option<VideoCodec>> {
+                let map = value("rtpmap", pt)?.to_ascii_lowercase();
+                let fmtp = value("fmtp", pt).unwrap_or("");
+                match (video, map.as_str()) {
+                    (false, "opus/48000/2") => Some(None),
+                    (true, "vp8/90000") => Some(Some(VideoCodec::Vp8)),
+                    (true, "vp9/90000") => matches!(parameter(fmtp, "profile-id"), None | Some("0"))
+                        .then_some(Some(VideoCodec::Vp9)),
+                    (true, "av1/90000") => matches!(parameter(fmtp, "profile"), None | Some("0"))
+                        .then_some(Some(VideoCodec::Av1)),
+                    (true, "h264/90000") => is_constrained_baseline(fmtp).then_some(Some(VideoCodec::H264)),
+                    _ => None,
                 }
-                (true, "h264/90000") => is_constrained_baseline(fmtp).then_some(Some(VideoCodec::H264)),
-                _ => None,
-            }
-        };
+            };
         let rtx_of = |pt: u8| {
             payload_types.iter().copied().find(|rtx| {
                 value("rtpmap", *rtx).is_some_and(|m| m.eq_ignore_ascii_case("rtx/90000"))

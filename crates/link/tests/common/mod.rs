@@ -260,6 +260,7 @@ pub fn frame(
             };
             data.splice(0..0, head.iter().copied());
         }
+        Av1 => unreachable!("nobody sends it"),
     }
     EncodedFrame {
         data: data.into(),

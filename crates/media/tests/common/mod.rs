@@ -123,3 +123,16 @@ pub fn resident_kib() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?.trim().trim_end_matches(" kB").parse().ok()
 }
+
+/// AV1 of [`pattern`], a keyframe each six pictures, made with ffmpeg and libaom: `160x96` (12 pictures) or `320x180` (6).
+pub fn av1(size: &str) -> Vec<Vec<u8>> {
+    let path = format!("{}/tests/data/av1-{size}.ivf", env!("CARGO_MANIFEST_DIR"));
+    let file = std::fs::read(path).unwrap();
+    let (mut rest, mut out) = (&file[32..], Vec::new());
+    while let Some((header, after)) = rest.split_first_chunk::<12>() {
+        let (data, after) = after.split_at(u32::from_le_bytes(*header.first_chunk().unwrap()) as usize);
+        out.push(data.to_vec());
+        rest = after;
+    }
+    out
+}
