@@ -38,6 +38,8 @@ const OBU_FRAME: u8 = 6;
 pub(crate) const NAL_IDR: u8 = 5;
 /// Sequence parameter set.
 pub(crate) const NAL_SPS: u8 = 7;
+/// Picture parameter set.
+pub(crate) const NAL_PPS: u8 = 8;
 /// Sequence parameter set of a scalable or multi-view extension; it starts as an ordinary one does.
 pub(crate) const NAL_SUBSET_SPS: u8 = 15;
 

@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
+use std::hash::{Hash, Hasher};
 
 use bytes::Bytes;
 use openh264::decoder::{Decoder, DecoderConfig, Flush};
@@ -19,7 +20,7 @@ use openh264_sys2::{
     SBitrateInfo, SPATIAL_LAYER_0, SPATIAL_LAYER_ALL,
 };
 
-use crate::bitstream::{NAL_IDR, NAL_SPS, NAL_SUBSET_SPS, h264_nals, h264_sps, nal_type};
+use crate::bitstream::{NAL_IDR, NAL_PPS, NAL_SPS, NAL_SUBSET_SPS, h264_nals, h264_sps, nal_type};
 use crate::frame::{FramePool, Plane, VideoFrame, check_dimensions};
 use crate::{EncodedFrame, MediaError, VideoContent, VideoEncoderConfig};
 
@@ -36,6 +37,10 @@ pub(crate) struct H264Encoder {
 
 pub(crate) struct H264Decoder {
     decoder: Decoder,
+    /// The parameter sets of the last unit that had any, as a hash.
+    sets: Option<u64>,
+    /// Something was damaged, or may have been, since the decoder was made.
+    doubtful: bool,
 }
 
 /// A picture as openh264 reads it: even sizes only.
@@ -190,15 +195,13 @@ impl H264Encoder {
 
 impl H264Decoder {
     pub fn new() -> Result<H264Decoder, MediaError> {
-        // A picture comes out as soon as it is in: constrained baseline doesn't reorder.
-        let config = DecoderConfig::new().flush_after_decode(Flush::NoFlush);
-        let decoder =
-            Decoder::with_api_config(OpenH264API::from_source(), config).map_err(failed("start"))?;
-        Ok(H264Decoder { decoder })
+        Ok(H264Decoder { decoder: open_decoder()?, sets: None, doubtful: false })
     }
 
-    /// Decodes one access unit. What damaged ones left behind, parameter sets above all, can make openh264 refuse a whole keyframe:
-    /// one that brings its own is then given to a new decoder.
+    /// Decodes one access unit.
+    ///
+    /// What damage left behind, parameter sets above all, can make openh264 refuse whole pictures long after. So a keyframe that brings
+    /// its own parameter sets is given to a new decoder if anything was refused, or other parameter sets were seen, before it.
     pub fn decode(
         &mut self,
         data: &[u8],
@@ -206,13 +209,17 @@ impl H264Decoder {
         timestamp_us: i64,
     ) -> Result<Option<VideoFrame>, MediaError> {
         check_parameter_sets(data)?;
-        match self.decode_once(data, pool, timestamp_us) {
-            Ok(None) | Err(MediaError::Corrupt { .. }) if stands_alone(data) => {
-                *self = H264Decoder::new()?;
-                self.decode_once(data, pool, timestamp_us)
-            }
-            result => result,
+        if let Some(sets) = parameter_sets(data) {
+            self.doubtful |= self.sets.is_some_and(|before| before != sets);
+            self.sets = Some(sets);
         }
+        if self.doubtful && stands_alone(data) {
+            self.decoder = open_decoder()?;
+            self.doubtful = false;
+        }
+        let result = self.decode_once(data, pool, timestamp_us);
+        self.doubtful |= !matches!(result, Ok(Some(_)));
+        result
     }
 
     fn decode_once(
@@ -278,6 +285,22 @@ fn check_parameter_sets(data: &[u8]) -> Result<(), MediaError> {
         }
     }
     Ok(())
+}
+
+fn open_decoder() -> Result<Decoder, MediaError> {
+    // A picture comes out as soon as it is in: constrained baseline doesn't reorder.
+    let config = DecoderConfig::new().flush_after_decode(Flush::NoFlush);
+    Decoder::with_api_config(OpenH264API::from_source(), config).map_err(failed("start"))
+}
+
+/// A hash of all parameter sets in it; `None` where there is none.
+fn parameter_sets(data: &[u8]) -> Option<u64> {
+    let mut sets =
+        h264_nals(data).filter(|nal| matches!(nal_type(nal), NAL_SPS | NAL_PPS | NAL_SUBSET_SPS)).peekable();
+    sets.peek()?;
+    let mut hasher = std::hash::DefaultHasher::new();
+    sets.for_each(|nal| nal.hash(&mut hasher));
+    Some(hasher.finish())
 }
 
 /// Whether it has an IDR slice and a sequence parameter set before it.
