@@ -113,9 +113,7 @@ while (performance.now() < end) {
 }
 await new Promise((resolve) => setTimeout(resolve, 300))
 const used = process.cpuUsage(cpu)
-const stats = [...(await a.getStats('b')).values()].find(
-  (s) => s.type === 'outbound-rtp' && s.kind === 'video',
-)
+const [stats] = (await a.getStats('b')).of('outbound-rtp', 'video')
 const seconds = (performance.now() - start) / 1000
 const result = {
   codec: values.codec,

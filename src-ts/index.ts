@@ -71,7 +71,26 @@ export { SignalingClient, type SignalingClientState } from './signaling/client.j
 export type * from './signaling/client-events.js'
 export type { SignalingClientOptions, SignalingReconnectOptions } from './signaling/client-options.js'
 export { SignalingServer } from './signaling/server.js'
-export type { RTCStats } from './stats.js'
+export type { PeerQuality, QualityChange } from './stats/quality.js'
+export {
+  type MediaKind,
+  type RTCCertificateStats,
+  type RTCCodecStats,
+  type RTCDataChannelStats,
+  type RTCIceCandidatePairStats,
+  type RTCIceCandidateStats,
+  type RTCInboundRtpStreamStats,
+  type RTCMediaSourceStats,
+  type RTCOutboundRtpStreamStats,
+  type RTCPeerConnectionStats,
+  type RTCRemoteInboundRtpStreamStats,
+  type RTCRemoteOutboundRtpStreamStats,
+  type RTCStats,
+  type RTCStatsOf,
+  RTCStatsReport,
+  type RTCStatsType,
+  type RTCTransportStats,
+} from './stats/types.js'
 export * from './transport.js'
 
 /** What the native addon was built from: for bug reports. */

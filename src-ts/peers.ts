@@ -1,5 +1,6 @@
 import type { NativeEvent, NativePath, NativePeer } from './native/binding.cjs'
 import type { SignalingPeer } from './signaling/client-events.js'
+import { type PeerQuality, toQuality } from './stats/quality.js'
 
 /** The id of a peer. */
 export type PeerId = string
@@ -40,6 +41,8 @@ export interface PeerInfo {
   path: PeerPath | null
   /** Round trip of the last STUN check on that path, ms; refreshed every second. `null` before the first. */
   roundTripMs: number | null
+  /** How good the connection is; `null` while there is none, and for its first second. */
+  quality: PeerQuality | null
   /** What it announced that it can do. */
   capabilities: string[]
   /** Its own data, as announced. */
@@ -75,6 +78,7 @@ export function peerInfo(
     reason: { code: link?.reasonCode ?? 'announced', text: link?.reason ?? 'announced' },
     path: path(link?.path),
     roundTripMs: link?.roundTripMs ?? null,
+    quality: link?.quality ? toQuality(link.quality) : null,
     capabilities: [...capabilities],
     metadata: userData,
     tracks: {

@@ -23,7 +23,9 @@ import { MultiPeerSession, type Received, type SessionHost } from './session.js'
 import type { SignalingClientState } from './signaling/client.js'
 import type { SignalingPeer } from './signaling/client-events.js'
 import { TypedEvents } from './signaling/events.js'
-import { type RTCStats, toReport } from './stats.js'
+import { type QualityChange, toQuality } from './stats/quality.js'
+import { toReport } from './stats/report.js'
+import type { RTCStatsReport } from './stats/types.js'
 
 /** How the messages fared that were accepted for a reliable channel which has ended: together these are all of them. */
 export interface Undelivered {
@@ -50,6 +52,8 @@ export interface TransportEvents {
   peerstatechange: PeerStateChange
   /** The connection to a peer took another way, in the same state; noticed within a second. */
   peerpathchange: PeerStateChange
+  /** The connection to a peer is better or worse than before, and by what; first told about a second after it is connected. */
+  quality: QualityChange
   /** The connection to the signaling server was lost, is back, or was given up. Connections to peers live on meanwhile. */
   signalingstatechange: SignalingChange
   /** A message on the built-in channel. */
@@ -109,7 +113,7 @@ export class WebRtcTransport
   readonly #channels = new Map<string, DataChannel>()
   readonly #opening = new Map<string, Settle<DataChannel> & { label: string }>()
   readonly #connects = new Map<number, Settle<PeerId>>()
-  readonly #statistics = new Map<number, Settle<Map<string, RTCStats>>>()
+  readonly #statistics = new Map<number, Settle<RTCStatsReport>>()
   /** Sessions that have enough of a peer's messages. */
   readonly #holders = new Map<PeerId, Set<MultiPeerSession>>()
   readonly #drains = new Map<PeerId, Settle<void>[]>()
@@ -332,8 +336,8 @@ export class WebRtcTransport
     return [...this.#sessions]
   }
 
-  /** Statistics of one peer or all: W3C names and units. */
-  getStats(peerId?: PeerId): Promise<Map<string, RTCStats>> {
+  /** Statistics of one peer or of all: W3C names and units (`docs/stats.md`). Empty for a peer there is no connection to. */
+  getStats(peerId?: PeerId): Promise<RTCStatsReport> {
     if (this.#closed) return Promise.reject(closedError())
     return new Promise((resolve, reject) => {
       const request = this.#request()
@@ -453,6 +457,9 @@ export class WebRtcTransport
       }
       case 'path':
         this.#emit('peerpathchange', stateChange(event))
+        break
+      case 'quality':
+        this.#emit('quality', { peerId, ...toQuality(event.quality!) })
         break
       case 'message':
         this.#message(peerId, event.number!, event.item!)

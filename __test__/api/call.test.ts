@@ -1,5 +1,11 @@
 import { readdirSync } from 'node:fs'
-import { type RuntimeData, VideoFrame, WebRtcError, type WebRtcTransport } from '@remotemedia/webrtc'
+import {
+  type RTCCodecStats,
+  type RuntimeData,
+  VideoFrame,
+  WebRtcError,
+  type WebRtcTransport,
+} from '@remotemedia/webrtc'
 import { judgeLimitedLuma, patternI420 } from '../interop/browser/pattern.js'
 import { every, hear, join, Lab, next, tone } from './support.js'
 
@@ -163,9 +169,9 @@ describe('media', () => {
     expect(Math.min(...psnr.slice(5))).toBeGreaterThan(28)
     expect(counters.at(-1)! - counters[0]!).toBeGreaterThanOrEqual(counters.length - 1)
     const stats = await alice.getStats('bob')
-    const out = [...stats.values()].find((s) => s.type === 'outbound-rtp' && s.kind === 'video')
-    const codec = stats.get(out!.codecId as string)
-    expect(codec?.mimeType).toBe({ vp9: 'video/VP9', vp8: 'video/VP8', h264: 'video/H264' }[videoCodec])
+    const [out] = stats.of('outbound-rtp', 'video')
+    const codec = stats.get(out!.codecId!) as RTCCodecStats
+    expect(codec.mimeType).toBe({ vp9: 'video/VP9', vp8: 'video/VP8', h264: 'video/H264' }[videoCodec])
     expect(VideoFrame.forgotten).toBe(0)
   })
 

@@ -50,9 +50,8 @@ class LiveCall {
   /** Messages and voice packets lost so far. */
   async lost(): Promise<{ messages: number; packets: number }> {
     const messages = this.numbers.at(-1)! + 1 - this.numbers.length
-    const report = [...(await alice.getStats('bob')).values()]
-    const voice = report.find(({ type, kind }) => type === 'inbound-rtp' && kind === 'audio')
-    return { messages, packets: voice?.packetsLost as number }
+    const [voice] = (await alice.getStats('bob')).of('inbound-rtp', 'audio')
+    return { messages, packets: voice!.packetsLost }
   }
 
   stop(): void {

@@ -130,9 +130,7 @@ describeWithBrowser('Chromium', () => {
       const theirs = await page.stats('node')
       expect(theirs.video.received).toMatchObject({ codec: 'VP9', frameWidth: 640 })
       expect(theirs.video.received!.frames).toBeGreaterThan(20)
-      const ours = [...(await node.getStats('browser')).values()].find(
-        (s) => s.type === 'inbound-rtp' && s.kind === 'video',
-      )
+      const [ours] = (await node.getStats('browser')).of('inbound-rtp', 'video')
       expect(ours!.framesDecoded).toBeGreaterThan(20)
       await page.close()
       await node.close()
@@ -281,9 +279,7 @@ describeWithBrowser('Chromium', () => {
     camera.stop()
     expect(after.keyFrames).toBeGreaterThan(before.keyFrames)
     expect(after.pliCount).toBe(before.pliCount + 1)
-    const ours = [...(await node.getStats('browser')).values()].find(
-      (s) => s.type === 'outbound-rtp' && s.kind === 'video',
-    )
+    const [ours] = (await node.getStats('browser')).of('outbound-rtp', 'video')
     expect(ours!.pliCount).toBe(after.pliCount)
     await page.close()
     await node.close()

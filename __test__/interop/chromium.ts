@@ -62,6 +62,10 @@ export interface BrowserPeer {
     holds: (stats: StatsSummary) => boolean,
     timeoutMs?: number,
   ): Promise<StatsSummary>
+  /** All of getStats. */
+  report(remoteId: string): Promise<Record<string, unknown>[]>
+  /** Sends no more audio and video. */
+  hush(remoteId: string): Promise<void>
   remoteSdp(remoteId: string): Promise<string>
   requestKeyframe(remoteId: string): Promise<void>
   restartIce(remoteId: string): Promise<void>
@@ -234,6 +238,8 @@ function wrap(page: Page, id: string): BrowserPeer {
         await page.waitForTimeout(50)
       }
     },
+    report: (remote) => page.evaluate((r) => window.peer.report(r), remote),
+    hush: (remote) => page.evaluate((r) => window.peer.hush(r), remote),
     remoteSdp: (remote) => page.evaluate((r) => window.peer.remoteSdp(r), remote),
     requestKeyframe: (remote) => page.evaluate((r) => window.peer.requestKeyframe(r), remote),
     restartIce: (remote) => page.evaluate((r) => window.peer.restartIce(r), remote),

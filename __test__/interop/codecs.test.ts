@@ -61,13 +61,8 @@ describeWithBrowser('Chromium', () => {
     }
 
     const received = async () => {
-      const stats = [...(await node.getStats('browser')).values()]
-      const audio = stats.find((s) => s.type === 'inbound-rtp' && s.kind === 'audio')!
-      return {
-        at: Date.now(),
-        packets: audio.packetsReceived as number,
-        bytes: audio.bytesReceived as number,
-      }
+      const audio = (await node.getStats('browser')).of('inbound-rtp', 'audio')[0]!
+      return { at: Date.now(), packets: audio.packetsReceived, bytes: audio.bytesReceived }
     }
     /** Packets and bits a second over so long. */
     const rate = async (ms: number) => {

@@ -1,3 +1,4 @@
+import type { RTCInboundRtpStreamStats, RTCStats } from '@remotemedia/webrtc'
 import { Call, longestGap, mediaBack, missing } from './kit/call.js'
 import { figure, tellFigures } from './kit/figures.js'
 import { type Agent, describeNet, inLab, type Lab, now, sleep, together } from './kit/index.js'
@@ -10,8 +11,9 @@ afterAll(tellFigures)
 /** Audio packets that never came, and those made up for them. */
 const audioLosses = async (agent: Agent, peer: string) => {
   const stats = await agent.stats(peer)
-  const inbound = stats.find((s) => s.type === 'inbound-rtp' && s.kind === 'audio')!
-  return { lost: inbound.packetsLost as number, concealed: inbound.concealmentEvents as number }
+  const sound = (s: RTCStats): s is RTCInboundRtpStreamStats => s.type === 'inbound-rtp' && s.kind === 'audio'
+  const inbound = stats.find(sound)!
+  return { lost: inbound.packetsLost, concealed: inbound.concealmentEvents! }
 }
 
 const negotiation = async (agent: Agent, since: number) =>

@@ -38,8 +38,10 @@ const meshUnder = (condition: string, audibleShare: number) => async (lab: Lab) 
 
 /** Of the audio packets that one sent another, how many came. */
 async function arrivedShare(from: Agent, to: Agent): Promise<number> {
-  const of = (stats: RTCStats[], type: string, name: string) =>
-    stats.find((s) => s.type === type && s.kind === 'audio')![name] as number
+  const of = (stats: RTCStats[], type: string, name: string) => {
+    const stream = stats.find((s) => s.type === type && 'kind' in s && s.kind === 'audio')
+    return (stream as unknown as Record<string, number>)[name]!
+  }
   const sent = of(await from.stats(to.name), 'outbound-rtp', 'packetsSent')
   const came = of(await to.stats(from.name), 'inbound-rtp', 'packetsReceived')
   expect(sent).toBeGreaterThan(200)

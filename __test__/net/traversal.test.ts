@@ -1,4 +1,4 @@
-import type { PeerPath } from '@remotemedia/webrtc'
+import type { PeerPath, RTCIceCandidateStats, RTCStats } from '@remotemedia/webrtc'
 import { Call, mediaBack } from './kit/call.js'
 import { Coturn, type CoturnOptions, hasCoturn, type RelayTransport } from './kit/coturn.js'
 import { figure, tellFigures } from './kit/figures.js'
@@ -21,6 +21,8 @@ import {
 afterAll(tellFigures)
 
 const describeTraversal = describeNetWith({ coturn: hasCoturn() })
+
+const isRemote = (s: RTCStats): s is RTCIceCandidateStats => s.type === 'remote-candidate'
 
 /** A signaling server and a relay in the internet. */
 async function services(lab: Lab, options: CoturnOptions = {}) {
@@ -98,7 +100,7 @@ const behindNats = (kinds: [NatKind, NatKind], expected: 'direct' | 'relay') => 
   expect(path.local).not.toBe('relay')
   expect(['srflx', 'prflx']).toContain(path.remote)
   // The packets themselves: between the boxes, in both directions.
-  const pair = (await call.peer('alice').stats('bob')).find(({ type }) => type === 'remote-candidate')
+  const pair = (await call.peer('alice').stats('bob')).find(isRemote)
   expect(pair?.address).toBe(boxes[1].publicAddress)
 }
 
@@ -198,7 +200,7 @@ describeTraversal('peers on their own', () => {
           const other = agent.name === 'alice' ? 'bob' : 'alice'
           expect(await pathOf(agent, other)).toMatchObject({ local: 'relay' })
           // Its kind may be `prflx`, when its packets came before we were told; its address is the relay's.
-          const remote = (await agent.stats(other)).find(({ type }) => type === 'remote-candidate')
+          const remote = (await agent.stats(other)).find(isRemote)
           expect(Object.values(relay.host.addresses)).toContain(remote?.address)
           const signals = await agent.signals()
           const told = signals.flatMap(({ sdp, candidate }) =>

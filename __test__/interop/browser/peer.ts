@@ -159,6 +159,24 @@ export class Peer {
     return summarize(this.#existing(remoteId).pc)
   }
 
+  /** All of getStats. */
+  async report(remoteId: string): Promise<Record<string, unknown>[]> {
+    const report = (await this.#existing(remoteId).pc.getStats()) as unknown as Map<
+      string,
+      Record<string, unknown>
+    >
+    return [...report.values()]
+  }
+
+  /** Sends no more audio and video; everything else stays. */
+  async hush(remoteId: string): Promise<void> {
+    for (const sender of this.#existing(remoteId).pc.getSenders()) {
+      const parameters = sender.getParameters()
+      for (const encoding of parameters.encodings) encoding.active = false
+      await sender.setParameters(parameters)
+    }
+  }
+
   /** What we told, with the candidates so far. */
   localSdp(remoteId: string): string {
     return this.#existing(remoteId).pc.localDescription?.sdp ?? ''

@@ -6,14 +6,16 @@ use remotemedia_transport::{Event, Message, PeerId, PeerStatus, Signal};
 
 use crate::error::NativeError;
 use crate::item::ItemOut;
-use crate::stats::{NativePath, PeerStatsOut, milliseconds, path_out, peer_stats};
+use crate::stats::{
+    NativePath, NativeQuality, PeerStatsOut, milliseconds, path_out, peer_stats, quality_out,
+};
 
 /// Something that happened. `kind` says which fields there are.
 #[napi(object, object_from_js = false)]
 pub struct NativeEvent {
     /// `offer`, `answer`, `candidate`, `signalError`, `connected`, `joined`, `left`, `state`, `path`, `message`, `drained`,
     /// `channelOpen`, `channelClosed`, `media`, `stats`, `turnServersNeeded`, `addresses`,
-    /// `undelivered`, `error`.
+    /// `undelivered`, `quality`, `error`.
     pub kind: &'static str,
     /// The peer concerned.
     pub peer_id: Option<String>,
@@ -45,6 +47,8 @@ pub struct NativeEvent {
     pub error: Option<NativeError>,
     /// The answer to `requestStats`.
     pub stats: Option<Vec<PeerStatsOut>>,
+    /// How good the connection is.
+    pub quality: Option<NativeQuality>,
 }
 
 pub(crate) fn event_out(event: Event) -> NativeEvent {
@@ -81,6 +85,9 @@ pub(crate) fn event_out(event: Event) -> NativeEvent {
         },
         Event::PeerState { peer, status } => status_out("state", peer, status),
         Event::PeerPath { peer, status } => status_out("path", peer, status),
+        Event::Quality { peer, report } => {
+            NativeEvent { quality: Some(quality_out(report)), ..empty("quality", Some(peer)) }
+        }
         Event::Message { peer, channel, message } => match message_out(message) {
             Some(item) => {
                 NativeEvent { number: Some(channel), item: Some(item), ..empty("message", Some(peer)) }
@@ -152,6 +159,7 @@ fn empty(kind: &'static str, peer: Option<PeerId>) -> NativeEvent {
         reliable: None,
         error: None,
         stats: None,
+        quality: None,
     }
 }
 

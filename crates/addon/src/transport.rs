@@ -18,7 +18,7 @@ use crate::event::{NativeEvent, event_out};
 use crate::frame::Frame;
 use crate::item::ItemIn;
 use crate::runner::{JsPlan, JsRunner};
-use crate::stats::{NativePath, milliseconds, path_out};
+use crate::stats::{NativePath, NativeQuality, milliseconds, path_out, quality_out};
 use crate::wake::Wake;
 
 /// Settings; TypeScript has checked them and filled in defaults.
@@ -136,6 +136,8 @@ pub struct NativePeer {
     pub audio: bool,
     /// What video it takes.
     pub video_codec: Option<&'static str>,
+    /// How good the connection is.
+    pub quality: Option<NativeQuality>,
     /// Bytes not yet acknowledged.
     pub buffered_amount: f64,
 }
@@ -348,6 +350,7 @@ impl JsTransport {
                 round_trip_ms: p.status.round_trip.map(milliseconds),
                 audio: p.audio,
                 video_codec: p.video_codec.map(codec_name),
+                quality: p.quality.map(quality_out),
                 buffered_amount: p.buffered_amount as f64,
             })
             .collect()

@@ -6,7 +6,7 @@ use crate::error::LinkError;
 use crate::event::{ChannelId, IceState, LinkEvent, LinkState, MessageKind, Transmit};
 use crate::link::{Link, MAX_QUEUED_TRANSMITS};
 use crate::negotiate::channel_init;
-use crate::stats::CandidateKind;
+use crate::stats::{CandidateKind, ChannelStats};
 use crate::tap;
 use bytes::{Bytes, BytesMut};
 use rtc::data_channel::RTCDataChannelInit;
@@ -23,7 +23,8 @@ const MAX_DEFERRED: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct Channel {
     mode: Option<DataMode>,
-    open: bool,
+    pub(crate) open: bool,
+    pub(crate) stats: ChannelStats,
 }
 
 impl Link {
@@ -88,6 +89,10 @@ impl Link {
             self.engine_send(now, channel.0, kind, data)?;
         }
         self.stats.messages_sent += 1;
+        if let Some(channel) = self.channels.get_mut(&channel.0) {
+            channel.stats.messages_sent += 1;
+            channel.stats.bytes_sent += data.len() as u64;
+        }
         self.touch(now);
         Ok(())
     }
@@ -165,6 +170,11 @@ impl Link {
         self.pc.data_channel(channel.0).map_or(0, |c| c.outstanding_bytes()) + deferred
     }
 
+    /// Counters of one open channel.
+    pub fn channel_stats(&self, channel: ChannelId) -> Option<ChannelStats> {
+        self.channels.get(&channel.0).filter(|c| c.open).map(|c| c.stats.clone())
+    }
+
     /// Closes one channel. Nothing happens if it is closed already.
     pub fn close_channel(&mut self, now: Instant, channel: ChannelId) {
         if self.check_open().is_err() || !self.channels.contains_key(&channel.0) {
@@ -184,7 +194,7 @@ impl Link {
         mode: DataMode,
     ) -> Result<usize, LinkError> {
         let id = self.pc.create_data_channel(label, Some(init))?.id();
-        self.channels.insert(id, Channel { mode: Some(mode), open: false });
+        self.channels.insert(id, Channel { mode: Some(mode), open: false, stats: ChannelStats::default() });
         Ok(id)
     }
 
@@ -198,11 +208,17 @@ impl Link {
         let (label, protocol) = (engine.label().to_owned(), engine.protocol().to_owned());
         let ordered = engine.ordered();
         let ours = self.channels.contains_key(&id);
-        let channel = self.channels.entry(id).or_insert(Channel { mode: None, open: false });
+        let channel = self.channels.entry(id).or_insert_with(|| Channel {
+            mode: None,
+            open: false,
+            stats: ChannelStats::default(),
+        });
         if channel.open {
             return;
         }
         channel.open = true;
+        (channel.stats.label, channel.stats.protocol) = (label.clone(), protocol.clone());
+        self.stats.channels_opened += 1;
         let mode = channel.mode;
         self.events.push_back(LinkEvent::ChannelOpen {
             id: ChannelId(id),
@@ -218,7 +234,8 @@ impl Link {
         if self.data_channel == Some(id) {
             self.data_channel = None;
         }
-        if self.channels.remove(&id).is_some() {
+        if let Some(channel) = self.channels.remove(&id) {
+            self.stats.channels_closed += u64::from(channel.open);
             self.events.push_back(LinkEvent::ChannelClosed { id: ChannelId(id) });
         }
     }

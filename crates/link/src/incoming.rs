@@ -38,9 +38,9 @@ impl Link {
                 self.rtp(now, kind, packet);
             }
             RTCMessage::DataChannelMessage(id, message) => {
-                if !self.channels.contains_key(&id) {
-                    return;
-                }
+                let Some(channel) = self.channels.get_mut(&id) else { return };
+                channel.stats.messages_received += 1;
+                channel.stats.bytes_received += message.data.len() as u64;
                 self.stats.messages_received += 1;
                 self.queued_messages += 1;
                 self.queued_message_bytes += message.data.len();

@@ -11,6 +11,7 @@
 //! Beside it, for decode workers: [`VideoAssembler`] makes frames of RTP packets, a plain state machine too. [`turn`] has the clients of TURN and STUN servers.
 #![forbid(unsafe_code)]
 
+mod accounts;
 mod assembler;
 mod av1;
 mod bandwidth;
@@ -25,6 +26,7 @@ mod event;
 mod first_flight;
 mod hold;
 mod incoming;
+mod limits;
 mod link;
 mod local;
 mod media;
@@ -53,4 +55,12 @@ pub use event::{
 pub use link::{Link, MAX_HELD_DATAGRAMS, MAX_QUEUED_CANDIDATES};
 pub use local::{LocalCandidate, MAX_LOCAL_CANDIDATES, RelayProtocol};
 pub use sdp::{MAX_M_LINES, MAX_SDP_BYTES};
-pub use stats::{CandidateKind, Drops, InboundStats, LinkStats, OutboundStats, SelectedPair};
+pub use stats::{
+    CandidateKind, ChannelStats, Drops, DtlsRole, InboundStats, LinkStats, OutboundStats, SelectedPair,
+    StunStats,
+};
+
+#[cfg(test)]
+extern crate self as remotemedia_link;
+#[cfg(test)]
+mod hostile_tests;

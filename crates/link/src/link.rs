@@ -9,6 +9,7 @@ use crate::error::LinkError;
 use crate::event::{IceState, LinkEvent, LinkState, MessageKind, Negotiated, Transmit};
 use crate::first_flight::FirstFlight;
 use crate::hold::Hold;
+use crate::limits::is_rtcp;
 use crate::local::Local;
 use crate::media::RtpOut;
 use crate::mirror::Mirror;
@@ -18,7 +19,7 @@ use crate::sdp::Slot;
 use crate::sdp::remote::RemoteCodec;
 use crate::silence::Silence;
 use crate::stats::{Drops, LinkStats};
-use crate::tap::Shared;
+use crate::tap::{self, Shared};
 use bytes::{Bytes, BytesMut};
 use rtc::peer_connection::RTCPeerConnection;
 use rtc::peer_connection::sdp::RTCSessionDescription;
@@ -83,6 +84,7 @@ pub struct Link {
     pub(crate) version: u64,
     pub(crate) local_ufrag: String,
     pub(crate) remote_ufrag: String,
+    pub(crate) remote_fingerprint: String,
     pub(crate) local_candidates: Vec<Local>,
     pub(crate) next_foundation: u32,
     pub(crate) remote_candidates: Vec<Candidate>,
@@ -136,6 +138,7 @@ impl Link {
             video_rtx: (numbers as u32) & !3 | 3,
         };
         let shared = Arc::new(Mutex::new(Shared::new(now, ssrcs.audio, ssrcs.video, config.bandwidth())));
+        tap::lock(&shared).rtx_ssrc = ssrcs.video_rtx;
         let pc = engine::build(now, &config, certificate, &shared, false)?;
         Ok(Link {
             certificate: certificate.clone(),
@@ -161,6 +164,7 @@ impl Link {
             version: 0,
             local_ufrag: String::new(),
             remote_ufrag: String::new(),
+            remote_fingerprint: String::new(),
             local_candidates: Vec::new(),
             next_foundation: 0,
             remote_candidates: Vec::new(),
@@ -216,6 +220,10 @@ impl Link {
         }
         self.stats.packets_received += 1;
         self.stats.bytes_received += data.len() as u64;
+        if data[0] < 20 {
+            self.stats.stun.packets_received += 1;
+            self.stats.stun.bytes_received += data.len() as u64;
+        }
         let catches_up = self.hear(now, local, remote, data);
         if data[0] >= 20 && matches!(self.ice, IceState::New | IceState::Checking) {
             let most = if self.resend.done { MAX_HELD_IN_RESTART } else { MAX_HELD_DATAGRAMS };
@@ -265,6 +273,10 @@ impl Link {
         let transmit = self.transmits.pop_front()?;
         self.stats.packets_sent += 1;
         self.stats.bytes_sent += transmit.data.len() as u64;
+        if transmit.data.first().is_some_and(|first| *first < 20) {
+            self.stats.stun.packets_sent += 1;
+            self.stats.stun.bytes_sent += transmit.data.len() as u64;
+        }
         Some(transmit)
     }
 
@@ -362,8 +374,18 @@ impl Link {
                 self.mapping_changed(now, local, remote);
             }
         }
+        let at = self.engine_time(now);
+        let rtcp = is_rtcp(data);
+        {
+            let mut shared = tap::lock(&self.shared);
+            if rtcp && !shared.limits.may_read(at) {
+                self.stats.drops.rtcp_limited += 1;
+                return;
+            }
+            (shared.measure.datagram, shared.rtcp_read) = (data.len(), 0);
+        }
         let _ = self.pc.handle_read(TaggedBytesMut {
-            now: self.engine_time(now),
+            now: at,
             transport: TransportContext {
                 local_addr: local,
                 peer_addr: remote,
@@ -372,6 +394,11 @@ impl Link {
             },
             message: BytesMut::from(data),
         });
+        if rtcp {
+            let mut shared = tap::lock(&self.shared);
+            let packets = shared.rtcp_read;
+            shared.limits.read(at, packets);
+        }
         // Driver rule D5: events before the next datagram, or data on a channel that is about to open is lost.
         while let Some(event) = self.pc.poll_event() {
             self.engine_event(now, event);
@@ -516,7 +543,7 @@ impl Link {
         };
         let first = transmit.data.first().copied().unwrap_or(0);
         if first >= 20 {
-            self.selected = Some((transmit.local, transmit.remote));
+            self.select(transmit.local, transmit.remote);
         } else {
             let now = self.our_time(message.now);
             self.mirror.sent(now, &transmit.data);
@@ -586,8 +613,14 @@ impl Link {
         if let Some(pair) = pair
             && let (Some(local), Some(remote)) = (addr(pair.local()), addr(pair.remote()))
         {
-            self.selected = Some((local, remote));
+            self.select(local, remote);
         }
+    }
+
+    fn select(&mut self, local: SocketAddr, remote: SocketAddr) {
+        let pair = Some((local, remote));
+        self.stats.pair_changes += u64::from(self.selected != pair);
+        self.selected = pair;
     }
 
     fn with_dtls<T>(&mut self, read: impl FnOnce(RTCDtlsTransport<'_>) -> T) -> Option<T> {

@@ -43,7 +43,7 @@ impl Link {
 
     /// The share of our sound that the peer did not get, by its last report (RFC 3550, section 6.4.1): 0 to 1.
     pub fn audio_loss(&self) -> f64 {
-        tap::lock(&self.shared).audio_out.fraction_lost
+        tap::lock(&self.shared).audio_out.stats.fraction_lost
     }
 
     /// Sends one Opus packet. `timestamp_us` is the time of its first sample on the sender's media clock.
@@ -64,8 +64,6 @@ impl Link {
         let marker = out.ends_us.is_none_or(|ends| timestamp_us > ends + duration / 2);
         out.ends_us = Some(timestamp_us + duration);
         let timestamp = out.offset.wrapping_add(ticks(timestamp_us, 48_000));
-        self.stats.audio_out.packets += 1;
-        self.stats.audio_out.bytes += packet.len() as u64;
         let ssrc = self.ssrcs.audio;
         let sequence = self.audio_out.next();
         self.write_rtp(now, "audio", header(payload_type, sequence, timestamp, ssrc, marker), packet)?;
@@ -95,8 +93,6 @@ impl Link {
         let timestamp = self.video_out.offset.wrapping_add(ticks(frame.timestamp_us, 90_000));
         let ssrc = self.ssrcs.video;
         for (index, payload) in payloads.into_iter().enumerate() {
-            self.stats.video_out.packets += 1;
-            self.stats.video_out.bytes += payload.len() as u64;
             let sequence = self.video_out.next();
             let header = header(payload_type, sequence, timestamp, ssrc, index + 1 == count);
             self.pacer.push(header, payload);

@@ -2,7 +2,7 @@
 //! they took, which the engine only tells within all its statistics.
 
 use crate::local::Local;
-use crate::stats::CandidateKind;
+use crate::stats::{CandidateKind, StunStats};
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -20,6 +20,9 @@ const XOR_MAPPED_ADDRESS: u16 = 0x0020;
 pub(crate) struct Mirror {
     checks: VecDeque<([u8; 12], Instant)>,
     seen: VecDeque<Seen>,
+    requests: u64,
+    responses: u64,
+    total: Duration,
 }
 
 #[derive(Debug)]
@@ -37,6 +40,7 @@ impl Mirror {
                 self.checks.pop_front();
             }
             self.checks.push_back((id, now));
+            self.requests += 1;
         }
     }
 
@@ -45,6 +49,8 @@ impl Mirror {
         let Some(id) = transaction(data, BINDING_SUCCESS) else { return };
         let Some(index) = self.checks.iter().position(|(known, _)| *known == id) else { return };
         let Some((_, sent)) = self.checks.remove(index) else { return };
+        self.responses += 1;
+        self.total += now.saturating_duration_since(sent);
         let Some(mapped) = mapped_address(data) else { return };
         let path = (local, remote);
         self.seen.retain(|seen| seen.path != path);
@@ -52,6 +58,12 @@ impl Mirror {
             self.seen.pop_front();
         }
         self.seen.push_back(Seen { path, mapped, round_trip: now.saturating_duration_since(sent) });
+    }
+
+    /// Tells how many checks there were.
+    pub fn count(&self, out: &mut StunStats) {
+        (out.requests_sent, out.responses_received) = (self.requests, self.responses);
+        out.total_round_trip = self.total;
     }
 
     /// How the peer sees us on a path.

@@ -379,7 +379,9 @@ impl Link {
             shared.remote_rtx = video.rtx_ssrc;
         }
         drop(shared);
+        self.remote_fingerprint = remote.fingerprint;
         if self.remote_ufrag != remote.ufrag {
+            self.stats.ice_restarts += u64::from(!self.remote_ufrag.is_empty());
             self.remote_ufrag = remote.ufrag;
             self.remote_candidates.clear();
             self.named_candidates.clear();

@@ -4,13 +4,16 @@
 //! counters of PLI, FIR and NACK have no caller), puts retransmissions back under their own number before anything
 //! counts them, asks for lost packets, and keeps the per-kind statistics.
 
+use crate::accounts::{Inbound, Measure, Outbound};
 use crate::bandwidth::{BandwidthEstimate, PacketResult};
 use crate::event::MediaKind;
+use crate::limits::Limits;
 use crate::media_clock::MediaClock;
-use crate::nack::{NackTracker, unwrap_u16};
-use crate::stats::{InboundStats, OutboundStats};
+use crate::nack::NackTracker;
+use crate::stats::Drops;
 use rtc::interceptor::{
-    AttributedPacket, BandwidthEstimator, Interceptor, Packet, PacketReport, StreamInfo, TaggedPacket,
+    Attribute, AttributedPacket, BandwidthEstimator, Interceptor, Packet, PacketReport, StreamInfo,
+    TaggedPacket,
 };
 use rtc::rtcp::payload_feedbacks::full_intra_request::FullIntraRequest;
 use rtc::rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
@@ -45,6 +48,8 @@ const MAX_UNDECLARED: usize = 256;
 pub(crate) struct Shared {
     pub audio_ssrc: u32,
     pub video_ssrc: u32,
+    /// Of our retransmissions.
+    pub rtx_ssrc: u32,
     pub remote_audio: Option<u32>,
     pub remote_video: Option<u32>,
     pub remote_rtx: Option<u32>,
@@ -61,28 +66,19 @@ pub(crate) struct Shared {
     adopted: [Option<u32>; 2],
     pub audio_in: Inbound,
     pub video_in: Inbound,
-    pub audio_out: OutboundStats,
-    pub video_out: OutboundStats,
+    pub audio_out: Outbound,
+    pub video_out: Outbound,
     pub bandwidth: BandwidthEstimate,
-    pub nack_limited: u64,
-    pub rtp_unknown: u64,
+    /// What was not passed on; the link has its own besides.
+    pub drops: Drops,
+    pub measure: Measure,
+    pub limits: Limits,
+    /// RTCP packets of the datagram that is being read.
+    pub rtcp_read: usize,
     pub media_clock: MediaClock,
     nack: NackTracker,
     tokens: f64,
     refilled: Instant,
-}
-
-/// RFC 3550's receiver accounts for one stream.
-#[derive(Debug, Default)]
-pub(crate) struct Inbound {
-    pub stats: InboundStats,
-    base: Option<u64>,
-    highest: u64,
-    /// Packets since `base`, and the losses before it.
-    count: i64,
-    lost_before: i64,
-    transit: Option<f64>,
-    start: Option<Instant>,
 }
 
 /// Hands what the peer reports of our packets to the estimate.
@@ -118,6 +114,7 @@ impl Shared {
         Self {
             audio_ssrc,
             video_ssrc,
+            rtx_ssrc: 0,
             remote_audio: None,
             remote_video: None,
             remote_rtx: None,
@@ -130,11 +127,13 @@ impl Shared {
             adopted: [None; 2],
             audio_in: Inbound::default(),
             video_in: Inbound::default(),
-            audio_out: OutboundStats::default(),
-            video_out: OutboundStats::default(),
+            audio_out: Outbound::default(),
+            video_out: Outbound::default(),
             bandwidth,
-            nack_limited: 0,
-            rtp_unknown: 0,
+            drops: Drops::default(),
+            measure: Measure::default(),
+            limits: Limits::new(now),
+            rtcp_read: 0,
             media_clock: MediaClock::default(),
             nack: NackTracker::default(),
             tokens: RETRANSMIT_RATE,
@@ -159,6 +158,7 @@ impl Shared {
     }
 
     fn rtp(&mut self, now: Instant, packet: &mut rtc::rtp::Packet) -> bool {
+        let wire = self.measure.packet(packet);
         let mut retransmitted = false;
         let undeclared = self.adopted[1].is_some() && self.remote_rtx.is_none();
         if undeclared && self.apt.iter().any(|(rtx, _)| *rtx == packet.header.payload_type) {
@@ -167,6 +167,7 @@ impl Shared {
         if self.remote_rtx == Some(packet.header.ssrc) {
             let apt = self.apt.iter().find(|(rtx, _)| *rtx == packet.header.payload_type).map(|(_, pt)| *pt);
             let (Some(pt), Some(video)) = (apt, self.remote_video) else { return true };
+            self.video_in.counted(now, wire);
             if packet.payload.len() <= 2 {
                 // Padding to probe the bandwidth: it goes on, so that transport-wide feedback counts it.
                 return true;
@@ -176,6 +177,8 @@ impl Shared {
             packet.header.payload_type = pt;
             packet.header.padding = false;
             packet.payload = packet.payload.slice(2..);
+            self.video_in.stats.retransmitted += 1;
+            self.video_in.stats.retransmitted_bytes += wire.payload as u64;
             retransmitted = true;
         }
         let header = &packet.header;
@@ -189,7 +192,7 @@ impl Shared {
                 self.remote_video = Some(ssrc);
                 self.adopted[1] = Some(ssrc);
             } else {
-                self.rtp_unknown += 1;
+                self.drops.rtp_unknown += 1;
                 return true;
             }
         }
@@ -203,18 +206,15 @@ impl Shared {
         } else {
             (&mut self.audio_in, 48_000.0)
         };
-        track.received(
-            now,
-            header.sequence_number,
-            header.timestamp,
-            packet.payload.len(),
-            clock,
-            retransmitted,
-        );
+        if !retransmitted {
+            track.counted(now, wire);
+        }
+        track.received(now, header, clock, retransmitted);
         !self.adopted.contains(&Some(ssrc))
     }
 
     fn rtcp(&mut self, now: Instant, packets: &mut Vec<Box<dyn rtc::rtcp::Packet>>) {
+        self.rtcp_read = packets.len();
         for packet in packets.iter_mut() {
             if let Some(nack) = packet.as_any().downcast_ref::<TransportLayerNack>() {
                 *packet = Box::new(self.nack_received(now, nack));
@@ -222,34 +222,37 @@ impl Shared {
         }
         packets.retain(|packet| {
             let any = packet.as_any();
+            let mut ours = true;
             if let Some(pli) = any.downcast_ref::<PictureLossIndication>() {
-                if pli.media_ssrc == self.video_ssrc {
-                    self.video_out.plis_received += 1;
-                    self.keyframe_requested = true;
-                }
+                ours = pli.media_ssrc == self.video_ssrc;
+                self.video_out.stats.plis_received += u64::from(ours);
+                self.keyframe_requested |= ours;
             } else if let Some(fir) = any.downcast_ref::<FullIntraRequest>() {
-                if fir.fir.iter().any(|entry| entry.ssrc == self.video_ssrc) {
-                    self.video_out.firs_received += 1;
-                    self.keyframe_requested = true;
-                }
+                ours = fir.fir.iter().any(|entry| entry.ssrc == self.video_ssrc);
+                self.video_out.stats.firs_received += u64::from(ours);
+                self.keyframe_requested |= ours;
             } else if let Some(nack) = any.downcast_ref::<TransportLayerNack>() {
                 return !nack.nacks.is_empty();
             } else if let Some(report) = any.downcast_ref::<SenderReport>() {
-                let kind = match Some(report.ssrc) {
-                    ssrc if ssrc == self.remote_audio => Some(MediaKind::Audio),
-                    ssrc if ssrc == self.remote_video => Some(MediaKind::Video),
+                let known = match Some(report.ssrc) {
+                    ssrc if ssrc == self.remote_audio => Some((MediaKind::Audio, &mut self.audio_in)),
+                    ssrc if ssrc == self.remote_video => Some((MediaKind::Video, &mut self.video_in)),
                     _ => None,
                 };
-                if let Some(kind) = kind {
+                if let Some((kind, stream)) = known {
+                    stream.sender_report(report);
                     if self.sender_reports.len() == MAX_SENDER_REPORTS {
                         self.sender_reports.pop_front();
                     }
                     self.sender_reports.push_back((kind, report.ssrc, report.ntp_time, report.rtp_time));
                 }
-                self.reports(&report.reports);
+                self.reports(now, &report.reports);
             } else if let Some(report) = any.downcast_ref::<ReceiverReport>() {
-                self.reports(&report.reports);
+                self.reports(now, &report.reports);
+            } else {
+                return self.limits.allows(now, packet.as_ref(), &mut self.drops);
             }
+            self.drops.rtcp_unknown += u64::from(!ours);
             true
         });
     }
@@ -257,10 +260,13 @@ impl Shared {
     /// What of it is within the limit: each answer is a whole packet, so a NACK is an amplifier.
     fn nack_received(&mut self, now: Instant, nack: &TransportLayerNack) -> TransportLayerNack {
         let asked = |pair: &NackPair| 1 + u64::from(pair.lost_packets.count_ones());
-        if nack.media_ssrc == self.video_ssrc {
-            self.video_out.nacks_received += 1;
-            self.video_out.nacked_packets += nack.nacks.iter().map(asked).sum::<u64>();
+        if nack.media_ssrc != self.video_ssrc {
+            // Sound is not sent again.
+            self.drops.rtcp_unknown += u64::from(nack.media_ssrc != self.audio_ssrc);
+            return TransportLayerNack { nacks: Vec::new(), ..nack.clone() };
         }
+        self.video_out.stats.nacks_received += 1;
+        self.video_out.stats.nacked_packets += nack.nacks.iter().map(asked).sum::<u64>();
         let passed = now.saturating_duration_since(self.refilled).as_secs_f64();
         self.refilled = now;
         let (rate, most) = self.bandwidth.known().map_or((RETRANSMIT_RATE, RETRANSMIT_RATE), |path| {
@@ -277,65 +283,60 @@ impl Shared {
             if allowed {
                 self.tokens -= count as f64
             } else {
-                self.nack_limited += count
+                self.drops.nack_limited += count
             }
             allowed
         });
         granted
     }
 
-    fn reports(&mut self, reports: &[ReceptionReport]) {
+    fn reports(&mut self, now: Instant, reports: &[ReceptionReport]) {
         for report in reports {
-            let (out, clock) = match report.ssrc {
-                ssrc if ssrc == self.video_ssrc => (&mut self.video_out, 90_000.0),
-                ssrc if ssrc == self.audio_ssrc => (&mut self.audio_out, 48_000.0),
-                _ => continue,
-            };
-            out.fraction_lost = f64::from(report.fraction_lost) / 256.0;
-            // 24 bits, signed.
-            out.lost = i64::from((report.total_lost << 8) as i32 >> 8);
-            out.jitter_seconds = f64::from(report.jitter) / clock;
-        }
-    }
-}
-
-impl Inbound {
-    fn received(&mut self, now: Instant, sequence: u16, ts: u32, bytes: usize, clock: f64, again: bool) {
-        self.stats.packets += 1;
-        self.stats.bytes += bytes as u64;
-        let number = match self.base {
-            None => {
-                self.base = Some(u64::from(sequence) + (1 << 16));
-                self.highest = u64::from(sequence) + (1 << 16);
-                self.highest
+            match report.ssrc {
+                ssrc if ssrc == self.video_ssrc => self.video_out.heard(report, 90_000.0, now),
+                ssrc if ssrc == self.audio_ssrc => self.audio_out.heard(report, 48_000.0, now),
+                // What was sent again is counted with the rest.
+                ssrc if ssrc == self.rtx_ssrc => {}
+                _ => self.drops.rtcp_unknown += 1,
             }
-            Some(_) => unwrap_u16(self.highest, sequence),
-        };
-        self.highest = self.highest.max(number);
-        let expected = self.highest - self.base.unwrap_or(self.highest) + 1;
-        self.count += 1;
-        self.stats.lost = self.lost_before + expected as i64 - self.count;
-        if again {
-            self.stats.retransmitted += 1;
-            return;
         }
-        let start = *self.start.get_or_insert(now);
-        let transit = now.saturating_duration_since(start).as_secs_f64() * clock - f64::from(ts);
-        if let Some(last) = self.transit {
-            // The difference modulo 2^32: the timestamp wraps.
-            let mut difference = (transit - last).abs() % 4_294_967_296.0;
-            difference = difference.min(4_294_967_296.0 - difference);
-            let jitter = self.stats.jitter_seconds * clock;
-            self.stats.jitter_seconds = (jitter + (difference - jitter) / 16.0) / clock;
-        }
-        self.transit = Some(transit);
     }
 
-    fn restart(&mut self) {
-        self.base = None;
-        self.transit = None;
-        self.count = 0;
-        self.lost_before = self.stats.lost;
+    /// A packet leaves.
+    fn sent(&mut self, message: &AttributedPacket) {
+        let Packet::Rtp(packet) = &message.packet else { return };
+        let again = message.has(&Attribute::Retransmission);
+        if packet.header.ssrc == self.audio_ssrc {
+            self.audio_out.sent(packet, again);
+        } else {
+            // What has neither SSRC is video by RTX.
+            self.video_out.sent(packet, again || packet.header.ssrc != self.video_ssrc);
+        }
+    }
+
+    /// Reports leave: with our numbers in them.
+    fn reporting(&mut self, now: Instant, packets: &mut [Box<dyn rtc::rtcp::Packet>]) {
+        self.media_clock.correct(packets, now);
+        for packet in packets {
+            let any = packet.as_any();
+            if let Some(report) = any.downcast_ref::<SenderReport>() {
+                match report.ssrc {
+                    ssrc if ssrc == self.audio_ssrc => self.audio_out.reported(report, now),
+                    ssrc if ssrc == self.video_ssrc => self.video_out.reported(report, now),
+                    _ => {}
+                }
+            } else if let Some(report) = any.downcast_ref::<ReceiverReport>() {
+                let mut report = report.clone();
+                for block in &mut report.reports {
+                    match Some(block.ssrc) {
+                        ssrc if ssrc == self.remote_audio => self.audio_in.fill(block, 48_000.0),
+                        ssrc if ssrc == self.remote_video => self.video_in.fill(block, 90_000.0),
+                        _ => {}
+                    }
+                }
+                *packet = Box::new(report);
+            }
+        }
     }
 }
 
@@ -381,9 +382,13 @@ impl Protocol<TaggedPacket, TaggedPacket, ()> for Tap {
     }
 
     fn handle_write(&mut self, mut msg: TaggedPacket) -> Result<(), Error> {
-        if let Packet::Rtcp(packets) = &mut msg.message.packet {
-            lock(&self.shared).media_clock.correct(packets, msg.now);
+        let mut shared = lock(&self.shared);
+        match &mut msg.message.packet {
+            Packet::Rtcp(packets) => shared.reporting(msg.now, packets),
+            Packet::Rtp(_) => shared.sent(&msg.message),
+            _ => {}
         }
+        drop(shared);
         self.writes.push_back(msg);
         Ok(())
     }
@@ -466,7 +471,7 @@ mod tests {
         feed(&mut tap, now, Packet::Rtcp(vec![Box::new(other)]));
         let shared = lock(&shared);
         assert!(!shared.keyframe_requested);
-        assert_eq!((shared.video_out.plis_received, shared.video_out.firs_received), (1, 1));
+        assert_eq!((shared.video_out.stats.plis_received, shared.video_out.stats.firs_received), (1, 1));
     }
 
     #[test]
@@ -484,7 +489,7 @@ mod tests {
         let pairs: Vec<_> =
             (0..4).map(|_| granted(feed(&mut tap, now, Packet::Rtcp(vec![Box::new(nack())])))).collect();
         assert_eq!(pairs, [50, 50, 17, 0], "17 packets a pair, 2000 at once");
-        assert_eq!(lock(&shared).nack_limited, (33 + 50) * 17);
+        assert_eq!(lock(&shared).drops.nack_limited, (33 + 50) * 17);
         let later = now + Duration::from_secs(1);
         assert!(feed(&mut tap, later, Packet::Rtcp(vec![Box::new(nack())])).is_some());
     }
@@ -500,7 +505,8 @@ mod tests {
         }
         feed(&mut tap, now, rtp(5, 96, 10, b"x"));
         feed(&mut tap, now, rtp(5, 96, 12, b"x"));
-        assert_eq!(lock(&shared).video_in.stats.lost, 1);
+        let stats = lock(&shared).video_in.stats;
+        assert_eq!((stats.lost, stats.missing), (1, 1));
         let back = feed(&mut tap, now, rtp(6, 97, 900, &[0, 11, 7, 7])).expect("passed on");
         let Packet::Rtp(packet) = back.message.packet else { panic!("not RTP") };
         assert_eq!(
@@ -509,7 +515,7 @@ mod tests {
         );
         assert_eq!(&packet.payload[..], [7, 7]);
         let stats = lock(&shared).video_in.stats;
-        assert_eq!((stats.lost, stats.retransmitted, stats.packets), (0, 1, 3));
+        assert_eq!((stats.missing, stats.lost, stats.retransmitted, stats.packets), (0, 1, 1, 3));
         assert!(lock(&shared).nack.timeout().is_none());
         // Probing with padding stays what it is.
         let probe = feed(&mut tap, now, rtp(6, 97, 901, b"")).expect("passed on");
@@ -527,6 +533,6 @@ mod tests {
         for n in 0..1000 {
             feed(&mut tap, now, rtp(78, 96, n, b"x"));
         }
-        assert_eq!(lock(&shared).rtp_unknown, 1000);
+        assert_eq!(lock(&shared).drops.rtp_unknown, 1000);
     }
 }

@@ -52,6 +52,7 @@ impl AudioIn {
             None => Instant::now(),
         };
         while let Some(chunk) = buffer.pull(now, &mut self.samples) {
+            self.counters.heard(&self.samples, self.channels);
             let item = item(chunk, &self.samples, self.channels, &self.times);
             shared.deliver(&self.peer, item);
         }

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use remotemedia_media::{AudioFrame, VideoFrame};
 
 use crate::{
-    Message, PeerAnnouncement, PeerId, PeerStats, PeerStatus, Reason, SessionId, Signal, TransportError,
+    Message, PeerAnnouncement, PeerId, PeerStats, PeerStatus, QualityReport, Reason, SessionId, Signal,
+    TransportError,
 };
 
 /// Received messages that wait for the owner, in bytes a peer, before that peer is made to wait. It goes on at half of it.
@@ -58,6 +59,13 @@ pub enum Event {
         peer: PeerId,
         /// With the new path.
         status: PeerStatus,
+    },
+    /// The connection to a peer is better or worse than before.
+    Quality {
+        /// Who.
+        peer: PeerId,
+        /// The verdict.
+        report: QualityReport,
     },
     /// A data channel message arrived.
     Message {

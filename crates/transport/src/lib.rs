@@ -12,6 +12,7 @@ mod audio_out;
 mod config;
 mod event;
 mod ice;
+mod keyframes;
 mod ladder;
 mod lane;
 mod ledger;
@@ -19,7 +20,9 @@ mod lines;
 mod mix_out;
 mod net;
 mod outputs;
+mod pace;
 mod peer;
+mod quality;
 mod routes;
 mod session;
 mod shared;
@@ -37,10 +40,12 @@ pub use config::{AudioConfig, Config, VideoConfig};
 pub use event::{Event, EventCounters, MAX_WAITING_AUDIO_US, MAX_WAITING_MESSAGE_BYTES};
 pub use ice::{IceTransportPolicy, MAX_ICE_SERVERS, StunServer, TurnServer};
 pub use net::SocketCounters;
+pub use pace::PaceTotals;
 pub use peer::{HIGH_WATER_BYTES, LOW_WATER_BYTES, MAX_WAITING_BYTES, PeerPath, PeerStatus};
+pub use quality::{Quality, QualityCause, QualityMeter, QualityReport, QualitySample};
 pub use remotemedia_link::{
-    CandidateKind, ChannelOptions, DataMode, InboundStats as LinkInbound, LinkStats,
-    OutboundStats as LinkOutbound, RelayProtocol,
+    CandidateKind, ChannelOptions, ChannelStats, DataMode, Drops, DtlsRole, IceState,
+    InboundStats as LinkInbound, LinkStats, OutboundStats as LinkOutbound, RelayProtocol,
 };
 pub use remotemedia_mesh::{
     ConnectError, Counters as MeshCounters, IceCandidate, PeerAnnouncement, PeerId, PeerState, Reason, Retry,
@@ -48,7 +53,9 @@ pub use remotemedia_mesh::{
 };
 pub use routes::{RouteConfig, RouteTo, Track};
 pub use session::SessionId;
-pub use stats::{InboundStats, OutboundStats, PeerStats, TransportCounters};
+pub use stats::{
+    InboundStats, Loudness, OutboundStats, PeerChannelStats, PeerStats, SourceStats, TransportCounters,
+};
 pub use transport::{PeerInfo, Transport};
 
 /// One data channel message.

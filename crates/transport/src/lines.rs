@@ -12,6 +12,7 @@ use crate::lane::Lane;
 use crate::outputs::Stream;
 use crate::peer::Peer;
 use crate::shared::{Command, Shared};
+use crate::stats::spoken;
 
 /// What was sent within this time is still on.
 const AUDIO_ON: Duration = Duration::from_secs(1);
@@ -171,6 +172,7 @@ fn desk(shared: &Arc<Shared>, peer: Arc<Peer>, source: u64) -> Mailbox<DeskJob> 
             }
             let lane = lane.as_mut()?;
             lane.suit(std::slice::from_ref(&peer)).ok()?;
+            spoken(&mixed.common, std::slice::from_ref(&peer));
             lane.push(&mixed.common).ok()?;
             while let Ok(Some((packet, timestamp_us))) = lane.packet() {
                 if let (Some(packet), true) = (packet, peer.audio()) {

@@ -14,6 +14,7 @@ use crate::lines::Lines;
 use crate::mix_out::{MixJob, MixOut};
 use crate::peer::Peer;
 use crate::shared::{Every, Shared};
+use crate::stats::spoken;
 use crate::video_out::VideoOut;
 use crate::{PeerId, TransportError};
 
@@ -149,6 +150,10 @@ impl Outputs {
         if targets.is_empty() {
             return;
         }
+        let now = Instant::now();
+        for peer in &targets {
+            crate::lock(&peer.video_source).picture(now, frame.width(), frame.height());
+        }
         let mailbox = self.source(&self.video, key, || {
             let mut out = VideoOut::new(Arc::downgrade(shared), self.id());
             shared.video_pool.bounded("encode video", 1, Policy::Latest, move |job| out.encode(job))
@@ -169,6 +174,7 @@ impl Outputs {
         if targets.is_empty() {
             return;
         }
+        spoken(&frame, &targets);
         let mailbox = self.source(&self.audio, key, || {
             let weak: Weak<Shared> = Arc::downgrade(shared);
             let mut out = AudioOut::new(weak, self.id());
@@ -190,10 +196,12 @@ impl Outputs {
                 if targets.is_empty() {
                     return;
                 }
+                spoken(&frame, &targets);
                 MixJob::Own { listener, frame, targets }
             }
             MixJob::Common { frame, targets } => {
                 let targets = direct(&frame, targets);
+                spoken(&frame, &targets);
                 MixJob::Common { frame, targets }
             }
         };

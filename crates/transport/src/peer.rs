@@ -10,7 +10,8 @@ use remotemedia_link::{CandidateKind, PeerAudio, RelayProtocol, SelectedPair};
 use remotemedia_media::VideoCodec;
 
 use crate::ledger::Ledger;
-use crate::{Message, PeerId, PeerState, Reason, TransportError};
+use crate::stats::SourceCounters;
+use crate::{Message, PeerId, PeerState, QualityReport, Reason, TransportError};
 
 /// A send is done at once while less than this waits for the peer, in bytes; above it, [`crate::Event::Drained`] tells when.
 pub const HIGH_WATER_BYTES: usize = 1 << 20;
@@ -33,6 +34,10 @@ pub(crate) struct Peer {
     /// Who wants its messages to wait: a set of [`Hold`].
     held: AtomicU8,
     audio_loss: AtomicU8,
+    /// What we were given to send to it.
+    pub(crate) audio_source: Mutex<SourceCounters>,
+    pub(crate) video_source: Mutex<SourceCounters>,
+    quality: Mutex<Option<QualityReport>>,
     channels: Mutex<HashMap<u32, Outbox>>,
 }
 
@@ -129,8 +134,20 @@ impl Peer {
             video_bps: AtomicU32::new(0),
             held: AtomicU8::new(0),
             audio_loss: AtomicU8::new(0),
+            audio_source: Mutex::default(),
+            video_source: Mutex::default(),
+            quality: Mutex::new(None),
             channels: Mutex::default(),
         }
+    }
+
+    /// The last verdict on the connection; `None` while there is none.
+    pub(crate) fn quality(&self) -> Option<QualityReport> {
+        *crate::lock(&self.quality)
+    }
+
+    pub(crate) fn set_quality(&self, report: Option<QualityReport>) {
+        *crate::lock(&self.quality) = report;
     }
 
     pub(crate) fn hold(&self, why: Hold, hold: bool) {

@@ -1,13 +1,15 @@
 //! Counters, and the snapshots that are made of them.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use remotemedia_link::LinkStats;
-use remotemedia_media::{JitterStats, VideoCodec};
+use remotemedia_link::{ChannelStats, LinkStats};
+use remotemedia_media::{AudioFrame, JitterStats, VideoCodec};
 
 use crate::event::EventCounters;
+use crate::pace::{Pace, PaceTotals, PerSecond};
+use crate::peer::Peer;
 use crate::{MeshCounters, PeerId, PeerState, SocketCounters};
 
 /// One peer at one moment.
@@ -29,14 +31,61 @@ pub struct PeerStats {
     pub audio_out: OutboundStats,
     /// Video sent to it.
     pub video_out: OutboundStats,
+    /// The sound that was given to be sent to it.
+    pub audio_source: SourceStats,
+    /// The pictures that were given to be sent to it.
+    pub video_source: SourceStats,
+    /// Its data channels, the built-in one first.
+    pub channels: Vec<PeerChannelStats>,
+    /// SHA-256 fingerprint of our certificate (RFC 8122).
+    pub local_fingerprint: String,
     /// Bytes accepted for the built-in channel and not yet acknowledged.
     pub buffered_amount: usize,
     /// The socket that its path uses.
     pub socket: SocketCounters,
 }
 
+/// One data channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerChannelStats {
+    /// Its number: 0 is the built-in one.
+    pub channel: u32,
+    /// What the link counts.
+    pub link: ChannelStats,
+    /// Bytes accepted and not yet acknowledged.
+    pub buffered_amount: usize,
+}
+
+/// Sound or pictures before they are encoded.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct SourceStats {
+    /// Pictures (video).
+    pub frames: u64,
+    /// Pictures of the last second (video).
+    pub per_second: u32,
+    /// Width of the last picture, in pixels (video).
+    pub width: u32,
+    /// Height of the last picture, in pixels (video).
+    pub height: u32,
+    /// When the last one was given.
+    pub last: Option<Instant>,
+    /// The sound's loudness.
+    pub loudness: Loudness,
+}
+
+/// How loud sound is (W3C webrtc-stats, `totalAudioEnergy`).
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Loudness {
+    /// Root mean square of the last samples, 0 to 1.
+    pub level: f64,
+    /// Seconds times the square of the level, over all samples.
+    pub energy: f64,
+    /// Seconds of sound.
+    pub seconds: f64,
+}
+
 /// Media that came from one peer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct InboundStats {
     /// RTP packets given to the decoder.
     pub packets: u64,
@@ -46,6 +95,14 @@ pub struct InboundStats {
     pub frames_received: u64,
     /// Pictures, or audio packets, decoded.
     pub frames_decoded: u64,
+    /// Of these, those that are decodable by themselves (video).
+    pub keyframes: u64,
+    /// How long decoding took, all together (video).
+    pub decode_time: Duration,
+    /// How evenly pictures came (video).
+    pub pace: PaceTotals,
+    /// How loud it is (audio).
+    pub loudness: Loudness,
     /// Pictures that could not be used for want of a keyframe.
     pub frames_dropped: u64,
     /// What the decoder refused.
@@ -71,6 +128,8 @@ pub struct OutboundStats {
     pub frames: u64,
     /// Pictures sent that are decodable by themselves.
     pub keyframes: u64,
+    /// Pictures of the last second.
+    pub per_second: u32,
     /// RTP packets sent, without retransmissions.
     pub packets: u64,
     /// Payload bytes sent.
@@ -118,6 +177,10 @@ pub(crate) struct InboundCounters {
     pub(crate) frames_decoded: AtomicU64,
     pub(crate) frames_dropped: AtomicU64,
     pub(crate) decode_errors: AtomicU64,
+    keyframes: AtomicU64,
+    decode_us: AtomicU64,
+    pace: Mutex<Pace>,
+    loudness: Mutex<Loudness>,
     jitter: Mutex<JitterStats>,
     hold_us: AtomicU64,
     width: AtomicU32,
@@ -125,6 +188,20 @@ pub(crate) struct InboundCounters {
 }
 
 impl InboundCounters {
+    /// A picture was decoded.
+    pub(crate) fn decoded(&self, begun: Instant, now: Instant, keyframe: bool) {
+        self.frames_decoded.fetch_add(1, Ordering::Relaxed);
+        self.keyframes.fetch_add(u64::from(keyframe), Ordering::Relaxed);
+        let took = now.saturating_duration_since(begun).as_micros() as u64;
+        self.decode_us.fetch_add(took, Ordering::Relaxed);
+        crate::lock(&self.pace).shown(now);
+    }
+
+    /// Sound came out, at 48 kHz.
+    pub(crate) fn heard(&self, samples: &[f32], channels: u16) {
+        crate::lock(&self.loudness).add(samples, 48_000, channels);
+    }
+
     pub(crate) fn set_size(&self, width: u32, height: u32) {
         self.width.store(width, Ordering::Relaxed);
         self.height.store(height, Ordering::Relaxed);
@@ -148,6 +225,10 @@ impl InboundCounters {
             frames_received: get(&self.frames_received),
             // For audio the buffer counts.
             frames_decoded: get(&self.frames_decoded) + jitter.packets,
+            keyframes: get(&self.keyframes),
+            decode_time: Duration::from_micros(get(&self.decode_us)),
+            pace: crate::lock(&self.pace).totals(Instant::now()),
+            loudness: *crate::lock(&self.loudness),
             frames_dropped: get(&self.frames_dropped),
             decode_errors: get(&self.decode_errors) + jitter.bad,
             jitter,
@@ -157,5 +238,78 @@ impl InboundCounters {
             width: self.width.load(Ordering::Relaxed),
             height: self.height.load(Ordering::Relaxed),
         }
+    }
+}
+
+/// What was given to be sent to one peer.
+#[derive(Default)]
+pub(crate) struct SourceCounters {
+    rate: PerSecond,
+    stats: SourceStats,
+}
+
+impl SourceCounters {
+    pub(crate) fn picture(&mut self, now: Instant, width: u32, height: u32) {
+        self.rate.add(now);
+        let frames = self.stats.frames + 1;
+        self.stats = SourceStats { frames, width, height, last: Some(now), ..self.stats };
+    }
+
+    pub(crate) fn sound(&mut self, now: Instant, loudness: &Loudness) {
+        self.stats.last = Some(now);
+        let total = &mut self.stats.loudness;
+        total.level = loudness.level;
+        total.energy += loudness.energy;
+        total.seconds += loudness.seconds;
+    }
+
+    pub(crate) fn snapshot(&self, now: Instant) -> SourceStats {
+        SourceStats { per_second: self.rate.count(now), ..self.stats }
+    }
+}
+
+/// This sound is about to be encoded for these peers.
+pub(crate) fn spoken(frame: &AudioFrame, targets: &[Arc<Peer>]) {
+    if targets.is_empty() {
+        return;
+    }
+    let (now, mut loudness) = (Instant::now(), Loudness::default());
+    loudness.add(&frame.samples, frame.sample_rate, frame.channels);
+    for peer in targets {
+        crate::lock(&peer.audio_source).sound(now, &loudness);
+    }
+}
+
+impl Loudness {
+    /// Adds samples of all channels, interleaved.
+    pub(crate) fn add(&mut self, samples: &[f32], sample_rate: u32, channels: u16) {
+        let per_second = f64::from(sample_rate) * f64::from(channels);
+        if samples.is_empty() || per_second <= 0.0 {
+            return;
+        }
+        let squares: f64 = samples.iter().map(|s| f64::from(*s).powi(2)).filter(|s| s.is_finite()).sum();
+        self.level = (squares / samples.len() as f64).sqrt().min(1.0);
+        let seconds = samples.len() as f64 / per_second;
+        self.energy += self.level.powi(2) * seconds;
+        self.seconds += seconds;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Loudness;
+
+    #[test]
+    fn a_sine_of_half_the_amplitude_has_an_eighth_of_the_energy() {
+        let mut loudness = Loudness::default();
+        let sine: Vec<f32> = (0..48_000).map(|n| (n as f32 * 0.1).sin() * 0.5).collect();
+        for part in sine.chunks(960) {
+            loudness.add(part, 48_000, 1);
+        }
+        loudness.add(&[], 48_000, 1);
+        assert!((loudness.seconds - 1.0).abs() < 1e-9, "{loudness:?}");
+        assert!((loudness.energy - 0.125).abs() < 0.001, "{loudness:?}");
+        loudness.add(&[f32::NAN, f32::INFINITY], 48_000, 1);
+        assert!(loudness.level == 0.0 && loudness.energy.is_finite());
     }
 }

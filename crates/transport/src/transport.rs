@@ -17,8 +17,8 @@ use crate::routes::RouteConfig;
 use crate::session::{SessionId, Sessions};
 use crate::shared::{Command, Commands, Counters, Shared};
 use crate::{
-    ChannelOptions, Config, Message, PeerAnnouncement, PeerId, PeerState, Signal, TransportCounters,
-    TransportError, TurnServer,
+    ChannelOptions, Config, Message, PeerAnnouncement, PeerId, PeerState, QualityReport, Signal,
+    TransportCounters, TransportError, TurnServer,
 };
 
 /// Threads for video and pipelines: each picture in the machine is worked on by one of them at a time.
@@ -44,6 +44,8 @@ pub struct PeerInfo {
     pub audio: bool,
     /// The video codec it takes.
     pub video_codec: Option<remotemedia_media::VideoCodec>,
+    /// How good the connection is, while there is one.
+    pub quality: Option<QualityReport>,
     /// Bytes accepted for the built-in channel and not yet acknowledged.
     pub buffered_amount: usize,
 }
@@ -175,6 +177,7 @@ impl Transport {
                 status: peer.status(),
                 audio: peer.audio(),
                 video_codec: peer.video_codec(),
+                quality: peer.quality(),
                 buffered_amount: peer.buffered_amount(0),
             })
             .collect();

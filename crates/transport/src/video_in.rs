@@ -2,19 +2,17 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use remotemedia_link::{AssembledFrame, MediaKind, RtpIn, VideoAssembler};
 use remotemedia_media::{VideoCodec, VideoDecoder};
 use remotemedia_pipeline::{Data, Item};
 
 use crate::PeerId;
-use crate::shared::{Command, Every, Shared};
+use crate::keyframes::KeyframeRequests;
+use crate::shared::{Command, Shared};
 use crate::stats::InboundCounters;
 use crate::times::MediaTimes;
-
-/// A keyframe that does not come is asked for again after this.
-const KEYFRAME_RETRY: Duration = Duration::from_millis(300);
 
 pub(crate) struct VideoIn {
     shared: Weak<Shared>,
@@ -22,7 +20,7 @@ pub(crate) struct VideoIn {
     counters: Arc<InboundCounters>,
     times: Arc<MediaTimes>,
     decoding: Option<Decoding>,
-    keyframe_request: Every,
+    requests: KeyframeRequests,
 }
 
 struct Decoding {
@@ -39,8 +37,8 @@ impl VideoIn {
         counters: Arc<InboundCounters>,
         times: Arc<MediaTimes>,
     ) -> VideoIn {
-        let keyframe_request = Every::new(KEYFRAME_RETRY);
-        VideoIn { shared, peer, counters, times, decoding: None, keyframe_request }
+        let requests = KeyframeRequests::default();
+        VideoIn { shared, peer, counters, times, decoding: None, requests }
     }
 
     /// Takes a packet, or the time it asked for. Returns when it wants to be called again.
@@ -50,14 +48,16 @@ impl VideoIn {
             Some(packet) => self.push(packet, &shared)?,
             None => Instant::now(),
         };
-        let Self { peer, counters, times, keyframe_request, .. } = self;
+        let Self { peer, counters, times, requests, .. } = self;
         let d = self.decoding.as_mut()?;
         while let Some(frame) = d.assembler.poll(now) {
-            d.decode(&frame, &shared, peer, counters, times);
+            if d.decode(&frame, &shared, peer, counters, times) && frame.keyframe {
+                requests.came();
+            }
         }
         counters.set_hold(d.assembler.stats().hold);
         let lost = d.assembler.take_keyframe_request();
-        if (lost || d.needs_keyframe) && keyframe_request.allows(Instant::now()) {
+        if (lost || d.needs_keyframe) && requests.needed(Instant::now()) {
             shared.commands.push(Command::RequestKeyframe { peer: peer.clone() });
         }
         d.assembler.poll_timeout()
@@ -82,6 +82,7 @@ impl VideoIn {
 }
 
 impl Decoding {
+    /// Returns whether the decoder took it.
     fn decode(
         &mut self,
         frame: &AssembledFrame,
@@ -89,25 +90,28 @@ impl Decoding {
         peer: &PeerId,
         counters: &InboundCounters,
         times: &MediaTimes,
-    ) {
+    ) -> bool {
         counters.frames_received.fetch_add(1, Ordering::Relaxed);
         if self.needs_keyframe && !frame.keyframe {
             counters.frames_dropped.fetch_add(1, Ordering::Relaxed);
-            return;
+            return false;
         }
+        let begun = Instant::now();
         let timestamp_us = times.timestamp_us(MediaKind::Video, frame.rtp_timestamp);
         match self.decoder.decode(&frame.data, timestamp_us) {
             Ok(picture) => {
                 self.needs_keyframe = false;
                 if let Some(picture) = picture {
-                    counters.frames_decoded.fetch_add(1, Ordering::Relaxed);
+                    counters.decoded(begun, Instant::now(), frame.keyframe);
                     counters.set_size(picture.width(), picture.height());
                     shared.deliver(peer, Item::new(Data::Video(picture)));
                 }
+                true
             }
             Err(_) => {
                 counters.decode_errors.fetch_add(1, Ordering::Relaxed);
                 self.needs_keyframe = true;
+                false
             }
         }
     }

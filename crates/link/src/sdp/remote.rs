@@ -21,6 +21,8 @@ pub(crate) struct Remote {
     pub data: Option<usize>,
     pub peer_audio: PeerAudio,
     pub ufrag: String,
+    /// SHA-256, upper case.
+    pub fingerprint: String,
     /// Candidate lines, without `a=`.
     pub candidates: Vec<String>,
     pub setup: Setup,
@@ -94,6 +96,7 @@ impl Judge<'_> {
             data: None,
             peer_audio: PeerAudio::default(),
             ufrag: String::new(),
+            fingerprint: String::new(),
             candidates: Vec::new(),
             setup: Setup::Actpass,
         };
@@ -147,6 +150,7 @@ impl Judge<'_> {
         }
         remote.candidates.truncate(64);
         remote.ufrag = transport.ufrag.to_owned();
+        remote.fingerprint.clone_from(&transport.fingerprint);
         remote.setup = transport.setup;
         remote.engine = engine_text(&parsed, &transport, &accepted, &body);
         Ok(remote)

@@ -12,17 +12,21 @@ use remotemedia_link::{
 use remotemedia_media::{EncodedFrame, VideoCodec};
 use remotemedia_pipeline::{Mailbox, Policy, Push};
 
+use super::judge::Judge;
 use super::out_clock::OutClock;
 use crate::audio_in::AudioIn;
 use crate::event::Event;
 use crate::outputs::VideoSource;
+use crate::pace::PerSecond;
 use crate::peer::{Handed, Peer, Remains};
 use crate::routes::Track;
 use crate::shared::Shared;
 use crate::stats::InboundCounters;
 use crate::times::MediaTimes;
 use crate::video_in::VideoIn;
-use crate::{InboundStats, Message, OutboundStats, PeerStats, SocketCounters, TransportError};
+use crate::{
+    InboundStats, Message, OutboundStats, PeerChannelStats, PeerStats, SocketCounters, TransportError,
+};
 
 /// The label of the built-in channel.
 const BUILT_IN_LABEL: &str = "data";
@@ -68,6 +72,8 @@ pub(crate) struct Entry {
     /// The share of our sound that the peer did not get, over some seconds.
     audio_loss: f64,
     next_bandwidth: Option<Instant>,
+    video_rate: PerSecond,
+    pub(super) judge: Judge,
 }
 
 /// Received media on its way to a decode worker.
@@ -123,6 +129,8 @@ impl Entry {
             last_audio: None,
             audio_loss: 0.0,
             next_bandwidth: None,
+            video_rate: PerSecond::default(),
+            judge: Judge::default(),
         }
     }
 
@@ -343,6 +351,7 @@ impl Entry {
         let frame = EncodedFrame { timestamp_us: at, ..frame.clone() };
         match self.link.send_video(now, &frame) {
             Ok(packets) => {
+                self.video_rate.add(now);
                 self.video_out.frames += 1;
                 self.video_out.keyframes += u64::from(frame.keyframe);
                 self.video_out.packets += packets as u64;
@@ -387,13 +396,22 @@ impl Entry {
         }
         self.peer.set_negotiated(false, None, 0);
         self.peer.set_video_bps(None);
+        self.peer.set_quality(None);
         self.audio_in.mailbox.close();
         self.video_in.mailbox.close();
         shared.outputs.remove_peer(&self.peer.id);
     }
 
-    pub(crate) fn stats(&self, link: LinkStats, socket: SocketCounters) -> PeerStats {
+    pub(crate) fn stats(&self, now: Instant, link: LinkStats, socket: SocketCounters) -> PeerStats {
+        let channel = |(number, id): (&u32, &ChannelId)| {
+            let buffered_amount = self.peer.buffered_amount(*number);
+            Some(PeerChannelStats { channel: *number, link: self.link.channel_stats(*id)?, buffered_amount })
+        };
         PeerStats {
+            channels: self.channels.iter().filter_map(channel).collect(),
+            local_fingerprint: self.link.local_fingerprint(),
+            audio_source: crate::lock(&self.peer.audio_source).snapshot(now),
+            video_source: crate::lock(&self.peer.video_source).snapshot(now),
             peer: self.peer.id.clone(),
             state: self.peer.state(),
             link,
@@ -401,13 +419,13 @@ impl Entry {
             audio_in: self.inbound(MediaKind::Audio),
             video_in: self.inbound(MediaKind::Video),
             audio_out: self.audio_out,
-            video_out: self.video_out,
+            video_out: OutboundStats { per_second: self.video_rate.count(now), ..self.video_out },
             buffered_amount: self.peer.buffered_amount(0),
             socket,
         }
     }
 
-    fn inbound(&self, kind: MediaKind) -> InboundStats {
+    pub(super) fn inbound(&self, kind: MediaKind) -> InboundStats {
         let inbound = match kind {
             MediaKind::Audio => &self.audio_in,
             MediaKind::Video => &self.video_in,

@@ -5,6 +5,7 @@ mod demux;
 mod entry;
 mod gather;
 mod interfaces;
+mod judge;
 mod links;
 mod mdns;
 mod out_clock;
@@ -468,8 +469,9 @@ impl Net {
         }
         for peer in self.by_peer.keys().cloned().collect::<Vec<_>>() {
             if let Some(status) = self.publish_path(&peer) {
-                self.shared.events.push(Event::PeerPath { peer, status });
+                self.shared.events.push(Event::PeerPath { peer: peer.clone(), status });
             }
+            self.judge(&peer);
         }
     }
 
@@ -562,6 +564,7 @@ impl Net {
     }
 
     fn stats(&mut self, request: u32, peer: Option<&PeerId>) {
+        let now = Instant::now();
         let peers: Vec<PeerStats> = self
             .links
             .values_mut()
@@ -569,7 +572,7 @@ impl Net {
             .map(|entry| {
                 let link = entry.link.stats();
                 let socket = link.selected.and_then(|s| self.ports.counters(s.local)).unwrap_or_default();
-                entry.stats(link, socket)
+                entry.stats(now, link, socket)
             })
             .collect();
         self.shared.events.push(Event::Stats { request, peers });
