@@ -83,8 +83,11 @@ class OneWay {
     }
     const sent = await this.sender.looks()
     const [looks, came] = [await this.receiver.looks(), await this.receiver.came()]
-    const receiver = await this.receiver.stats('a')
-    const sender = await this.sender.stats('b')
+    // Read as those of Chromium: by name.
+    const byName = async (agent: { stats(peer: string): Promise<object[]> }, peer: string) =>
+      (await agent.stats(peer)) as Record<string, unknown>[]
+    const receiver = await byName(this.receiver, 'a')
+    const sender = await byName(this.sender, 'b')
     await this.sender.stop()
     return { sent, looks, came, receiver, sender }
   }
