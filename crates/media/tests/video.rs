@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{av1, pattern, psnr};
+use common::{pattern, psnr};
 use remotemedia_media::{
     EncodedFrame, FramePool, MediaError, VideoCodec, VideoContent, VideoDecoder, VideoEncoder,
     VideoEncoderConfig, VideoFrame, is_keyframe,
@@ -252,7 +252,7 @@ fn av1_is_decoded_and_not_encoded() {
     let pool = FramePool::default();
     let mut decoder = VideoDecoder::new(VideoCodec::Av1, pool.clone()).unwrap();
     for (size, (width, height)) in [("160x96", (160, 96)), ("320x180", (320, 180))] {
-        let stream = av1(size);
+        let stream = common::av1(size);
         if size == "160x96" {
             assert!(matches!(decoder.decode(&stream[1], 0), Err(MediaError::NeedsKeyframe { .. })));
         }
