@@ -123,6 +123,11 @@ export class Membership {
     return this.#client.state
   }
 
+  /** Who is in the room, but for us. */
+  get peerIds(): string[] {
+    return this.#client.peers.map(({ peerId }) => peerId)
+  }
+
   get resumeToken(): string {
     return this.#client.resumeToken
   }

@@ -159,7 +159,12 @@ export class WebRtcTransport
       sendToPeer: (peerId, data) => this.sendToPeer(peerId, data),
       broadcast: (data, exclude) => this.broadcast(data, exclude),
       hasLeft: (peerId) => this.#gone.has(peerId),
-      known: () => new Set([...this.#roster.keys(), ...this.#native.peers().map(({ peerId }) => peerId)]),
+      // The room's list as well: what it tells has yet to reach the other two.
+      known: () => [
+        ...this.#roster.keys(),
+        ...this.#native.peers().map(({ peerId }) => peerId),
+        ...(this.#membership?.peerIds ?? []),
+      ],
       wantsChanged: () => this.#subscribe(),
       hold: (session, peerId, hold) => this.#hold(session, peerId, hold),
       closed: (session) => {
