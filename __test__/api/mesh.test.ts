@@ -203,9 +203,9 @@ describe('by hand', () => {
       await talk(alice, bob)
       const report = [...(await alice.getStats()).values()].filter(({ type }) => type === 'peer-connection')
       expect(report).toHaveLength(1)
-      const closed = next(bob, 'peerstatechange', ({ state }) => state === 'closed')
+      const closed = [alice, bob].map((peer) => next(peer, 'peerstatechange', ({ state }) => state === 'closed'))
       await alice.disconnectPeer('bob')
-      await closed
+      await Promise.all(closed)
     }
     expect(alice.counters.failedLinks + bob.counters.failedLinks).toBe(0)
   }, 60_000)
