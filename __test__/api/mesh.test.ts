@@ -203,7 +203,9 @@ describe('by hand', () => {
       await talk(alice, bob)
       const report = [...(await alice.getStats()).values()].filter(({ type }) => type === 'peer-connection')
       expect(report).toHaveLength(1)
-      const closed = [alice, bob].map((peer) => next(peer, 'peerstatechange', ({ state }) => state === 'closed'))
+      const closed = [alice, bob].map((peer) =>
+        next(peer, 'peerstatechange', ({ state }) => state === 'closed'),
+      )
       await alice.disconnectPeer('bob')
       await Promise.all(closed)
     }
