@@ -14,6 +14,10 @@ pub(crate) struct Playout {
     filter: DelayFilter,
     hold: Duration,
     last_us: Option<i64>,
+    /// What was captured before this is behind a large frame.
+    settled_us: i64,
+    /// Of a frame, smoothed.
+    mean_bytes: usize,
 }
 
 /// The share of frames that are waited for.
@@ -27,6 +31,12 @@ const MIN_FRAMES: usize = 20;
 const GROW: u32 = 2;
 const SHRINK: u32 = 20;
 const MAX_STEP: Duration = Duration::from_millis(100);
+/// A frame so many times as large as others, and as a packet, takes its time, because its sender spreads it out, and so do those
+/// behind it. That says nothing of the path, and is too rare to hold back all the others for it.
+const LARGE: usize = 3;
+const PACKET: usize = 1200;
+const SETTLES_US: i64 = 150_000;
+const KEYFRAME_SETTLES_US: i64 = 300_000;
 /// More than this doesn't wait, whatever the timestamps say.
 const MAX_FRAMES: usize = 64;
 const MAX_BYTES: usize = 4 << 20;
@@ -39,13 +49,23 @@ impl Playout {
             filter: DelayFilter::new(COVERED),
             hold: Duration::ZERO,
             last_us: None,
+            settled_us: i64::MIN,
+            mean_bytes: 0,
         }
     }
 
     /// A frame became whole at `now`.
     pub fn push(&mut self, frame: AssembledFrame, now: Instant) {
         let at = frame.timestamp_us;
-        self.filter.arrived(at, now);
+        let bytes = frame.data.len();
+        if bytes > LARGE * self.mean_bytes.max(PACKET) {
+            let settles = if frame.keyframe { KEYFRAME_SETTLES_US } else { SETTLES_US };
+            self.settled_us = self.settled_us.max(at.saturating_add(settles));
+        }
+        self.mean_bytes = (15 * self.mean_bytes + bytes.min((LARGE + 1) * self.mean_bytes.max(PACKET))) / 16;
+        if at >= self.settled_us {
+            self.filter.arrived(at, now);
+        }
         let step = at.saturating_sub(self.last_us.replace(at).unwrap_or(at));
         let step = Duration::from_micros(step.max(0) as u64).min(MAX_STEP);
         let spread = self.filter.spread();
@@ -57,7 +77,7 @@ impl Playout {
         self.hold = wanted.clamp(self.hold.saturating_sub(step / SHRINK), self.hold + step / GROW);
         // However the timestamps jump.
         let due = self.filter.due(at).map_or(now, |due| due + self.hold).min(now + MAX_HOLD);
-        self.bytes += frame.data.len();
+        self.bytes += bytes;
         self.waiting.push_back((frame, due));
     }
 
@@ -82,9 +102,39 @@ impl Playout {
     /// Another stream begins: what waits of the old one waits no longer.
     pub fn restart(&mut self, now: Instant) {
         self.filter.clear();
-        self.last_us = None;
+        (self.last_us, self.settled_us) = (None, i64::MIN);
         for (_, due) in &mut self.waiting {
             *due = now.min(*due);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use remotemedia_media::VideoCodec;
+
+    #[test]
+    fn a_large_frame_and_those_behind_it_hold_back_nobody() {
+        let mut playout = Playout::new();
+        let start = Instant::now();
+        let mut held = 0;
+        for n in 0..150u64 {
+            let burst = n >= 30 && (n - 30) % 40 < 3;
+            let late = if burst { 100 - 33 * ((n - 30) % 40) } else { 0 };
+            let now = start + Duration::from_millis(33 * n + late);
+            let size = if burst && (n - 30) % 40 == 0 { 60_000 } else { 9_000 };
+            let frame = AssembledFrame {
+                data: Bytes::from(vec![0; size]),
+                keyframe: n == 0,
+                timestamp_us: 33_000 * n as i64,
+                rtp_timestamp: 2970 * n as u32,
+                codec: VideoCodec::Vp9,
+            };
+            playout.push(frame, now);
+            held += u32::from(playout.pop(now).is_none());
+        }
+        assert_eq!((held, playout.hold()), (0, Duration::ZERO));
     }
 }

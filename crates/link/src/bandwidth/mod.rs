@@ -90,6 +90,8 @@ const CLEAR: Duration = Duration::from_millis(5);
 /// What may leave at a time, compared with the estimate: where the path is thought to be free, near its limit, and while a queue drains.
 const PACES: [f64; 3] = [2.5, 1.5, 1.1];
 const DRAINS: Duration = Duration::from_millis(60);
+/// … and at least where no limit was ever met.
+const UNLIMITED_BPS: f64 = 10_000_000.0;
 
 impl BandwidthEstimate {
     /// Starts at `start_bps` and stays within `min_bps` and `max_bps`, all in bit/s.
@@ -143,12 +145,13 @@ impl BandwidthEstimate {
     pub fn pace_bps(&self) -> Option<f64> {
         self.changed?;
         let [free, near, drains] = PACES;
-        let factor = match () {
-            () if self.delay.queueing() > DRAINS => drains,
-            () if self.capacity.is_near(self.target_bps) => near,
-            () => free,
-        };
-        Some(self.target_bps * factor)
+        Some(match () {
+            () if self.delay.queueing() > DRAINS => self.target_bps * drains,
+            () if self.capacity.is_near(self.target_bps) => self.target_bps * near,
+            // That the estimate is low at the beginning is no reason to hold up a keyframe.
+            () if self.capacity.mean_bps.is_none() => (self.target_bps * free).max(UNLIMITED_BPS),
+            () => self.target_bps * free,
+        })
     }
 
     /// Something is sent. When reports stay out meanwhile, the path back or both are in trouble.
