@@ -75,8 +75,11 @@ impl Playout {
             spread.min(MAX_HOLD)
         };
         self.hold = wanted.clamp(self.hold.saturating_sub(step / SHRINK), self.hold + step / GROW);
-        // However the timestamps jump.
-        let due = self.filter.due(at).map_or(now, |due| due + self.hold).min(now + MAX_HOLD);
+        let due = match self.filter.due(at) {
+            // However the timestamps jump.
+            Some(due) if !self.hold.is_zero() => (due + self.hold).min(now + MAX_HOLD),
+            _ => now,
+        };
         self.bytes += bytes;
         self.waiting.push_back((frame, due));
     }
@@ -135,6 +138,17 @@ mod tests {
             playout.push(frame, now);
             held += u32::from(playout.pop(now).is_none());
         }
+        // Nor is one held that comes before its time.
+        let early = start + Duration::from_millis(33 * 149 + 1);
+        let frame = AssembledFrame {
+            data: Bytes::from(vec![0; 60_000]),
+            keyframe: false,
+            timestamp_us: 33_000 * 150,
+            rtp_timestamp: 0,
+            codec: VideoCodec::Vp9,
+        };
+        playout.push(frame, early);
+        held += u32::from(playout.pop(early).is_none());
         assert_eq!((held, playout.hold()), (0, Duration::ZERO));
     }
 }
